@@ -1,4 +1,4 @@
-"""CRC32C (Castagnoli), the checksum of stored bytes; the processor's instruction is chosen at run time."""
+"""CRC32C (Castagnoli), the checksum of stored bytes; its instruction is chosen at run time."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -65,7 +65,8 @@ cdef extern from *:
         }
         for (uint32_t i = 0; i < 256; i++)
             for (int k = 1; k < 8; k++)
-                crc_table[k][i] = crc_table[k - 1][i] >> 8 ^ crc_table[0][crc_table[k - 1][i] & 255];
+                crc_table[k][i] = crc_table[k - 1][i] >> 8
+                                ^ crc_table[0][crc_table[k - 1][i] & 255];
         static const uint8_t zeros[CRC_STRIPE];
         for (uint32_t i = 0; i < 256; i++)
             for (int k = 0; k < 4; k++)
@@ -94,7 +95,7 @@ def crc32c(const uint8_t[::1] data, uint32_t value=0):
 
 
 def _crc32c_software(const uint8_t[::1] data):
-    """Return the CRC32C of ``data`` by tables: what a processor without the instruction computes."""
+    """Return the CRC32C of ``data`` by tables, as a processor without the instruction does."""
     return ~crc_software(<uint32_t> -1, &data[0] if data.shape[0] else NULL, data.shape[0]) & (
         <uint32_t> -1
     )

@@ -1,6 +1,7 @@
-"""A block's stored form, written: the cheapest form for each column, rows packed bit by bit, filters, checksums.
+"""A block's stored form, written: columns, rows packed bit by bit, filters, checksums.
 
-``encode_block`` makes the value and ``BlockView`` (of ``ledger._rows``) reads it; docs/storage.md describes each byte.
+``encode_block`` makes the value and ``BlockView`` (of ``ledger._rows``) reads it; docs/storage.md
+describes each byte.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -11,15 +12,18 @@ from libc.string cimport memcpy, memset
 from ledger._checksum cimport crc32c_update
 from ledger._layout cimport (
     ENTRY_HAS_METADATA, ENTRY_KIND_ACCOUNT, LIMIT_BLOCK_ENTRIES_MAX, LIMIT_INDEX_BITS,
-    NO_POSITION, block_header_t, entry_t,
+    NO_POSITION, block_header_t, entry_t, side_t,
 )
 from ledger._rows cimport (
-    CELL_SIZE, CHUNK_BITS, CHUNK_SIZE, COLUMN_CODE, COLUMN_COUNT, COLUMN_ENTRY_FLAGS, COLUMN_KIND,
-    COLUMN_LEDGER, COLUMN_TIMESTAMP, COLUMN_USER_DATA_128_HI, COLUMN_USER_DATA_128_LO,
+    CELL_SIZE, CHUNK_BITS, CHUNK_SIZE, COLUMN_AMOUNT_HI, COLUMN_AMOUNT_LO, COLUMN_CODE,
+    COLUMN_COUNT, COLUMN_CREDIT, COLUMN_CREDIT_SLOT, COLUMN_DEBIT, COLUMN_DEBIT_SLOT,
+    COLUMN_ENTRY_FLAGS, COLUMN_FLAGS, COLUMN_ID_HI, COLUMN_ID_LO, COLUMN_KIND, COLUMN_LEDGER,
+    COLUMN_PENDING_ID_HI, COLUMN_PENDING_ID_LO, COLUMN_RELEASED_HI, COLUMN_RELEASED_LO,
+    COLUMN_TIMEOUT, COLUMN_TIMESTAMP, COLUMN_USER_DATA_128_HI, COLUMN_USER_DATA_128_LO,
     COLUMN_USER_DATA_32, COLUMN_USER_DATA_64, DIRECTORY_HEAD_SIZE, FILTER_EMPTY,
     FILTER_FINGERPRINTS, FILTER_LINES, FINGERPRINTS_MAX, FORM_CONSTANT, FORM_DENSE, FORM_RUNS,
     FORM_SPARSE, GROUP_ROWS, HEADER_SIZE, LINE_SIZE, LINE_VALUE_BITS, RUN_SIZE, SEED_SIZE,
-    filter_size, load16, load32, load64, mixed, mixed_pair,
+    filter_size, mixed, mixed_pair,
 )
 
 import numpy as np
@@ -43,19 +47,7 @@ cdef extern from *:
     uint32_t bit_width(uint64_t value) noexcept nogil
 
 cdef enum:
-    # How a column's number is read from the entry.
-    READ_WORD
-    READ_HALF
-    READ_QUARTER
-    READ_BYTE
-    READ_SLOT                   # slot + 1 modulo 2^32: no slot is 0
-    READ_PREVIOUS_BLOCK         # blocks back + 1; no position is 0
-    READ_PREVIOUS_INDEX         # index in that block; no position is 0
-    READ_SKIP                   # all bits flipped: no position is 0
-
-ctypedef struct source_t:
-    uint32_t offset
-    uint32_t read
+    STRIDE = GROUP_ROWS + 1     # from one column to the next: no power of two, for the cache
 
 ctypedef struct summary_t:
     uint64_t least_less_one     # of the values that are not 0
@@ -78,86 +70,69 @@ ctypedef struct gathered_t:
 
 cdef uint64_t POSITION_BLOCKS = (<uint64_t> 1 << (64 - LIMIT_INDEX_BITS)) - 1
 cdef uint64_t POSITION_INDEXES = (<uint64_t> 1 << LIMIT_INDEX_BITS) - 1
-cdef source_t SOURCES[COLUMN_COUNT]
 
 
 # ----------------------------------------------------------------------------------------------
-# Columns: where each number of an entry comes from, and where it goes back
+# Columns
 # ----------------------------------------------------------------------------------------------
 
-_READS = {1: READ_BYTE, 2: READ_QUARTER, 4: READ_HALF, 8: READ_WORD}
-_SIDE_COLUMNS = [
-    ("previous", READ_PREVIOUS_BLOCK), ("previous", READ_PREVIOUS_INDEX), ("number", None),
-    ("skip", READ_SKIP), *((f"{name}.{half}", None) for name in (
-        "debits_pending", "debits_posted", "credits_pending", "credits_posted"
-    ) for half in ("lo", "hi")),
-]
-_COLUMNS = [
-    ("kind", None), ("flags", None), ("record.id.lo", None), ("record.id.hi", None),
-    ("debit_slot", READ_SLOT), ("credit_slot", READ_SLOT),
-    ("record.amount.lo", None), ("record.amount.hi", None),
-    ("released.lo", None), ("released.hi", None),
-    ("record.pending_id.lo", None), ("record.pending_id.hi", None),
-    ("record.user_data_128.lo", None), ("record.user_data_128.hi", None),
-    ("record.user_data_64", None), ("record.user_data_32", None), ("record.timeout", None),
-    ("record.ledger", None), ("record.code", None), ("record.flags", None),
-    ("record.timestamp", None),
-    *((f"debit.{name}", read) for name, read in _SIDE_COLUMNS),
-    *((f"credit.{name}", read) for name, read in _SIDE_COLUMNS),
-]
-
-
-def _fill_sources():
-    for column, (path, read) in enumerate(_COLUMNS):
-        dtype, offset = layout.ENTRY, 0
-        for name in path.split("."):
-            dtype, here = dtype.fields[name][:2]
-            offset += here
-        SOURCES[column].offset = offset
-        SOURCES[column].read = _READS[dtype.itemsize] if read is None else read
-
-
-if len(_COLUMNS) != COLUMN_COUNT:
-    raise ImportError("the columns of ledger._pack are not those of its declarations")
-_fill_sources()
-
-
-cdef void read_column(
-    int column, const uint8_t* rows, uint32_t count, uint64_t number, uint64_t* out
+cdef inline void spread_side(
+    const side_t* side, uint64_t number, uint64_t* out
 ) noexcept nogil:
-    """One column of up to 64 rows as 64-bit numbers in which "none" is 0."""
-    cdef const uint8_t* place = rows + SOURCES[column].offset
-    cdef uint32_t read = SOURCES[column].read
-    cdef uint64_t position
-    cdef uint32_t i
-    if read == READ_WORD:
-        for i in range(count):
-            out[i] = load64(place + i * sizeof(entry_t))
-    elif read == READ_HALF:
-        for i in range(count):
-            out[i] = load32(place + i * sizeof(entry_t))
-    elif read == READ_QUARTER:
-        for i in range(count):
-            out[i] = load16(place + i * sizeof(entry_t))
-    elif read == READ_BYTE:
-        for i in range(count):
-            out[i] = place[i * sizeof(entry_t)]
-    elif read == READ_SLOT:
-        for i in range(count):
-            out[i] = <uint32_t> (load32(place + i * sizeof(entry_t)) + 1)
-    elif read == READ_PREVIOUS_BLOCK:
-        for i in range(count):
-            position = load64(place + i * sizeof(entry_t))
-            out[i] = 0 if position == NO_POSITION else (
-                ((number - (position >> LIMIT_INDEX_BITS)) & POSITION_BLOCKS) + 1
-            )
-    elif read == READ_PREVIOUS_INDEX:
-        for i in range(count):
-            position = load64(place + i * sizeof(entry_t))
-            out[i] = 0 if position == NO_POSITION else position & POSITION_INDEXES
-    else:
-        for i in range(count):
-            out[i] = ~load64(place + i * sizeof(entry_t))
+    cdef bint first = side.previous == NO_POSITION
+    out[0 * STRIDE] = 0 if first else (
+        ((number - (side.previous >> LIMIT_INDEX_BITS)) & POSITION_BLOCKS) + 1
+    )
+    out[1 * STRIDE] = 0 if first else side.previous & POSITION_INDEXES
+    out[2 * STRIDE] = side.number
+    out[3 * STRIDE] = ~side.skip
+    out[4 * STRIDE] = side.debits_pending.lo
+    out[5 * STRIDE] = side.debits_pending.hi
+    out[6 * STRIDE] = side.debits_posted.lo
+    out[7 * STRIDE] = side.debits_posted.hi
+    out[8 * STRIDE] = side.credits_pending.lo
+    out[9 * STRIDE] = side.credits_pending.hi
+    out[10 * STRIDE] = side.credits_posted.lo
+    out[11 * STRIDE] = side.credits_posted.hi
+
+
+cdef void spread(
+    const entry_t* entries, uint32_t count, uint64_t number, uint64_t* values
+) noexcept nogil:
+    """Up to 64 entries as columns of numbers in which "none" is 0; ledger._rows reverses it.
+
+    A slot is stored plus one, a previous position as blocks back plus one and index, a skip with
+    all bits flipped.
+    """
+    cdef const entry_t* entry
+    cdef uint64_t* out
+    cdef uint32_t row
+    for row in range(count):
+        entry = entries + row
+        out = values + row
+        out[COLUMN_KIND * STRIDE] = entry.kind
+        out[COLUMN_ENTRY_FLAGS * STRIDE] = entry.flags
+        out[COLUMN_ID_LO * STRIDE] = entry.record.id.lo
+        out[COLUMN_ID_HI * STRIDE] = entry.record.id.hi
+        out[COLUMN_DEBIT_SLOT * STRIDE] = <uint32_t> (entry.debit_slot + 1)
+        out[COLUMN_CREDIT_SLOT * STRIDE] = <uint32_t> (entry.credit_slot + 1)
+        out[COLUMN_AMOUNT_LO * STRIDE] = entry.record.amount.lo
+        out[COLUMN_AMOUNT_HI * STRIDE] = entry.record.amount.hi
+        out[COLUMN_RELEASED_LO * STRIDE] = entry.released.lo
+        out[COLUMN_RELEASED_HI * STRIDE] = entry.released.hi
+        out[COLUMN_PENDING_ID_LO * STRIDE] = entry.record.pending_id.lo
+        out[COLUMN_PENDING_ID_HI * STRIDE] = entry.record.pending_id.hi
+        out[COLUMN_USER_DATA_128_LO * STRIDE] = entry.record.user_data_128.lo
+        out[COLUMN_USER_DATA_128_HI * STRIDE] = entry.record.user_data_128.hi
+        out[COLUMN_USER_DATA_64 * STRIDE] = entry.record.user_data_64
+        out[COLUMN_USER_DATA_32 * STRIDE] = entry.record.user_data_32
+        out[COLUMN_TIMEOUT * STRIDE] = entry.record.timeout
+        out[COLUMN_LEDGER * STRIDE] = entry.record.ledger
+        out[COLUMN_CODE * STRIDE] = entry.record.code
+        out[COLUMN_FLAGS * STRIDE] = entry.record.flags
+        out[COLUMN_TIMESTAMP * STRIDE] = entry.record.timestamp
+        spread_side(&entry.debit, number, out + COLUMN_DEBIT * STRIDE)
+        spread_side(&entry.credit, number, out + COLUMN_CREDIT * STRIDE)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -167,8 +142,8 @@ cdef void read_column(
 cdef inline void set_line(uint8_t* lines, uint32_t count, uint64_t hashed) noexcept nogil:
     cdef uint8_t* line = lines + LINE_SIZE * (((hashed >> 32) * count) >> 32)
     cdef uint64_t bits = mixed(hashed)
-    cdef int i
-    for i in range(6):
+    cdef int _i
+    for _i in range(6):
         line[(bits >> 3) & 31] |= 1 << (bits & 7)
         bits >>= 8
 
@@ -177,7 +152,7 @@ cdef void gather(
     gathered_t* into, const uint64_t* lo, const uint64_t* hi, uint32_t count, uint8_t* seen,
     uint64_t seen_mask
 ) noexcept nogil:
-    """Hash the values that are not 0 and count the distinct ones, with a bitmap of eight bits a row."""
+    """Hash the values that are not 0; count the distinct ones with eight bits for each row."""
     cdef uint64_t hashed, bit
     cdef uint32_t i
     for i in range(count):
@@ -232,7 +207,7 @@ cdef void choose_filter(gathered_t* gathered) noexcept nogil:
 cdef class Encoder:
     """Two passes over the rows of one block: what each column needs, then the bits."""
 
-    cdef const uint8_t* rows
+    cdef const entry_t* entries
     cdef uint32_t count
     cdef uint64_t number
     cdef summary_t summaries[COLUMN_COUNT]
@@ -252,9 +227,9 @@ cdef class Encoder:
         free(self.hashes)
         free(self.seen)
 
-    cdef int prepare(self, const uint8_t* rows, uint32_t count, uint64_t number) except -1:
+    cdef int prepare(self, const entry_t* entries, uint32_t count, uint64_t number) except -1:
         cdef int i
-        self.rows = rows
+        self.entries = entries
         self.count = count
         self.number = number
         self.seen_size = 64
@@ -270,7 +245,7 @@ cdef class Encoder:
 
     cdef int survey(self) noexcept nogil:
         """The first pass; 0, or -1 for an opening whose debit account is not the account itself."""
-        cdef uint64_t values[COLUMN_COUNT][GROUP_ROWS]
+        cdef uint64_t values[COLUMN_COUNT][STRIDE]
         cdef uint64_t least, greatest, present, value, expected = 0
         cdef uint64_t seen_mask = 8 * self.seen_size - 1
         cdef const entry_t* entry
@@ -281,10 +256,8 @@ cdef class Encoder:
         for group in range((self.count + GROUP_ROWS - 1) // GROUP_ROWS):
             start = group * GROUP_ROWS
             count = min(<uint32_t> GROUP_ROWS, self.count - start)
+            spread(self.entries + start, count, self.number, values[0])
             for column in range(COLUMN_COUNT):
-                read_column(
-                    column, self.rows + start * sizeof(entry_t), count, self.number, values[column]
-                )
                 least = self.summaries[column].least_less_one
                 greatest = self.summaries[column].greatest
                 present = self.summaries[column].present
@@ -315,7 +288,7 @@ cdef class Encoder:
                 self.bitmaps[1] |= <uint64_t> 1 << (values[COLUMN_CODE][i] & 63)
                 self.metadata_count += values[COLUMN_ENTRY_FLAGS][i] & ENTRY_HAS_METADATA
                 if values[COLUMN_KIND][i] == ENTRY_KIND_ACCOUNT:
-                    entry = <const entry_t*> self.rows + start + i
+                    entry = self.entries + start + i
                     if (
                         entry.record.id.lo != entry.record.debit_account_id.lo
                         or entry.record.id.hi != entry.record.debit_account_id.hi
@@ -387,7 +360,6 @@ cdef class Encoder:
         cdef uint8_t* body = value + HEADER_SIZE + self.directory_size
         cdef uint8_t* cursor = body
         cdef uint64_t done = 0, chunk, size
-        cdef const entry_t* entries = <const entry_t*> self.rows
         cdef uint32_t i, k
         cdef uint8_t* sums
         self.write_directory(value + HEADER_SIZE)
@@ -405,7 +377,7 @@ cdef class Encoder:
         cursor += SEED_SIZE
         if self.metadata_count:
             for i in range(self.count):
-                if entries[i].flags & ENTRY_HAS_METADATA:
+                if self.entries[i].flags & ENTRY_HAS_METADATA:
                     store16(cursor, <uint16_t> i)
                     cursor += 2
         store32(
@@ -453,7 +425,7 @@ cdef class Encoder:
 
     cdef uint8_t* write_rows(self, uint8_t* body) noexcept nogil:
         """Write the table, then the sparse columns and the runs; return the end."""
-        cdef uint64_t values[COLUMN_COUNT][GROUP_ROWS]
+        cdef uint64_t values[COLUMN_COUNT][STRIDE]
         cdef uint8_t widths[COLUMN_COUNT]
         cdef uint64_t pending[COLUMN_COUNT]
         cdef uint32_t fill[COLUMN_COUNT]
@@ -483,16 +455,14 @@ cdef class Encoder:
             start = group * GROUP_ROWS
             count = min(<uint32_t> GROUP_ROWS, self.count - start)
             dense = 0
+            spread(self.entries + start, count, self.number, values[0])
             for column in range(COLUMN_COUNT):
                 plan = &self.plans[column]
                 if plan.form == FORM_CONSTANT:
                     continue
-                read_column(
-                    column, self.rows + start * sizeof(entry_t), count, self.number, values[dense]
-                )
                 if plan.form == FORM_DENSE:
                     for i in range(count):
-                        values[dense][i] -= plan.base
+                        values[dense][i] = values[column][i] - plan.base
                     widths[dense] = plan.width
                     dense += 1
                 elif plan.form == FORM_SPARSE:
@@ -500,7 +470,7 @@ cdef class Encoder:
                     store16(cells[column] + 8, <uint16_t> written[column])
                     width = plan.width
                     for i in range(count):
-                        value = values[dense][i]
+                        value = values[column][i]
                         if value == 0:
                             continue
                         present |= <uint64_t> 1 << i
@@ -512,14 +482,14 @@ cdef class Encoder:
                             store64(packed[column], word)
                             packed[column] += 8
                             fill[column] -= 64
-                            # width - fill bits of the value are in the word; the rest begin a new one.
+                            # The bits that found no room begin the next word.
                             word = value >> (width - fill[column]) if fill[column] else 0
                         pending[column] = word
                     store64(cells[column], present)
                     cells[column] += CELL_SIZE
                 else:
                     for i in range(count):
-                        value = values[dense][i]
+                        value = values[column][i]
                         if value != expected or start + i == 0:
                             store16(cells[column] + 2 * written[column], <uint16_t> (start + i))
                             store64(packed[column] + 8 * written[column], value)
@@ -544,7 +514,7 @@ cdef void pack_rows(
     const uint64_t* values, const uint8_t* widths, uint32_t columns, uint32_t count, uint8_t* out,
     uint32_t row_size, const uint8_t* end
 ) noexcept nogil:
-    """Put up to 64 rows of ``columns`` numbers (64 of each column together) one after another."""
+    """Put up to 64 rows of ``columns`` numbers, given column by column, one after another."""
     cdef uint64_t word, value
     cdef uint32_t row, column, width, fill
     cdef uint8_t* cursor
@@ -553,7 +523,7 @@ cdef void pack_rows(
         word = 0
         fill = 0
         for column in range(columns):
-            value = values[column * GROUP_ROWS + row]
+            value = values[column * STRIDE + row]
             width = widths[column]
             word |= value << fill
             fill += width
@@ -574,9 +544,12 @@ cdef void pack_rows(
 
 
 def build_header(**fields):
-    """Return the 256 bytes of a BLOCK_HEADER; magic, format and rules have defaults, fields not named are zero.
+    """Return the 256 bytes of a BLOCK_HEADER.
 
-    Raises ValueError for an unknown name or bytes of another length, OverflowError for a number too large.
+    magic, format and rules have defaults; other fields not named are zero.
+
+    Raises ValueError for an unknown name or bytes of another length, OverflowError for a number
+    too large.
     """
     values = {
         "magic": b"SANYUAN\0", "format": layout.FORMAT_VERSION, "rules": layout.RULES_VERSION,
@@ -597,9 +570,9 @@ def build_header(**fields):
 def encode_block(block, bytes header, *, seed=None):
     """Return the stored value of a block: its ``header`` and its entries in packed form.
 
-    ``block`` has ``entries`` (and ``seed``), or is itself a one-dimensional ENTRY array; ``seed`` is 32 bytes. Account ids
-    (but those of openings), ``metadata`` and ``reserved`` are not stored. Raises ValueError when header, entries and
-    seed do not fit together.
+    ``block`` has ``entries`` (and ``seed``), or is itself a one-dimensional ENTRY array; ``seed``
+    is 32 bytes. Account ids (but those of openings), ``metadata`` and ``reserved`` are not stored.
+    Raises ValueError when header, entries and seed do not fit together.
     """
     entries = np.ascontiguousarray(getattr(block, "entries", block))
     if entries.dtype != layout.ENTRY or entries.ndim != 1:
@@ -613,7 +586,7 @@ def encode_block(block, bytes header, *, seed=None):
     if head.entry_count != <size_t> len(entries) or len(entries) > LIMIT_BLOCK_ENTRIES_MAX:
         raise ValueError(f"the header says {head.entry_count} entries, there are {len(entries)}")
     cdef const uint8_t[::1] rows = entries.view(np.uint8)
-    cdef const uint8_t* place = &rows[0] if len(entries) else NULL
+    cdef const entry_t* place = <const entry_t*> &rows[0] if len(entries) else NULL
     cdef Encoder encoder = Encoder()
     cdef const uint8_t* salt_place = <const uint8_t*> PyBytes_AS_STRING(salt)
     cdef uint8_t* out

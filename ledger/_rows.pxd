@@ -1,4 +1,4 @@
-# The rows of a stored block, for readers that decode them in C. docs/storage.md describes the bytes.
+# The rows of a stored block, for readers that decode them in C. docs/storage.md has the bytes.
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -59,7 +59,7 @@ cdef enum:
     CHUNK_SIZE = 4096
     CHUNK_BITS = 12
     SEED_SIZE = 32
-    GROUP_ROWS = 64             # rows of one cell of a sparse column: 64 presence bits, a 16-bit rank
+    GROUP_ROWS = 64             # rows of a sparse column's cell: 64 presence bits, 16-bit rank
     CELL_SIZE = 10
     RUN_SIZE = 10
     FINGERPRINTS_MAX = 24       # up to so many distinct values a filter is a list of 16-bit hashes

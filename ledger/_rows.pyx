@@ -1,7 +1,7 @@
-"""A stored block read in place: one row, one column of a row, or all rows, each chunk checked before its first use.
+"""A stored block read in place: any row alone, each chunk checked before its first use.
 
-A value is header, directory, row table, sparse columns, filters, private part, checksums; docs/storage.md describes
-each byte, and ``ledger._pack`` writes it.
+A value is header, directory, row table, sparse columns, filters, private part and checksums;
+docs/storage.md describes each byte, and ``ledger._pack`` writes it.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -15,11 +15,15 @@ from ledger._layout cimport (
     NO_POSITION, block_header_t, entry_t, side_t,
 )
 
+cimport numpy as cnp
+
 import numpy as np
 
 from ledger import layout
 from ledger.errors import DataDamaged, FormatTooNew
 
+cnp.import_array()
+cdef object ENTRY = layout.ENTRY
 if (sizeof(entry_t), sizeof(block_header_t)) != (layout.ENTRY.itemsize, HEADER_SIZE):
     raise ImportError("ledger._rows was built with another layout; build again")
 
@@ -80,8 +84,8 @@ cdef inline void assemble(const uint64_t* values, uint64_t number, entry_t* out)
 
 cdef inline bint has_line(const uint8_t* line, uint64_t hashed) noexcept nogil:
     cdef uint64_t bits = mixed(hashed)
-    cdef int i
-    for i in range(6):
+    cdef int _i
+    for _i in range(6):
         if not line[(bits >> 3) & 31] >> (bits & 7) & 1:
             return False
         bits >>= 8
@@ -100,9 +104,9 @@ cdef inline uint64_t bits_at(
 cdef class BlockView:
     """A stored block, read in place: the value is not copied, and must outlive the view.
 
-    Header and directory are checked at once, every other chunk of 4 KiB before its first use. Raises DataDamaged
-    (FormatTooNew for a later format) that names the block and what is wrong with it. ``number`` says which block is
-    expected.
+    Header and directory are checked at once, every other chunk of 4 KiB before its first use.
+    Raises DataDamaged (FormatTooNew for a later format) that names the block and what is wrong
+    with it. ``number`` says which block is expected.
     """
 
     def __cinit__(self, buffer, *, number=None):
@@ -128,7 +132,9 @@ cdef class BlockView:
             raise DataDamaged("a block that does not begin with SANYUAN")
         self.number = header.number
         if header.format > <uint32_t> layout.FORMAT_VERSION:
-            raise FormatTooNew(f"block {self.number}: format {header.format} is newer than this program")
+            raise FormatTooNew(
+                f"block {self.number}: format {header.format} is newer than this program"
+            )
         directory_size = load32(self.data + HEADER_SIZE)
         if not (
             DIRECTORY_HEAD_SIZE + COLUMN_COUNT + 3 + 4 <= directory_size <= DIRECTORY_SIZE_MAX
@@ -149,7 +155,7 @@ cdef class BlockView:
         self.last_transfer_timestamp = header.last_transfer_timestamp
         self.business_date = header.business_date
         self.flags = header.flags
-        # The checksum is no seal: whoever can write the bytes can write it too. So every size is checked before it is used.
+        # Whoever can write the bytes can write a checksum: every size is checked before it is used.
         if self.entry_count > LIMIT_BLOCK_ENTRIES_MAX or self.metadata_count > self.entry_count:
             self._refuse("more entries than a block can hold")
         if not self._read_directory():
@@ -166,7 +172,7 @@ cdef class BlockView:
         raise DataDamaged(f"block {self.number}: {what}")
 
     cdef bint _read_directory(self) noexcept nogil:
-        """Read the descriptors of columns and filters and lay the sections out; False when they are impossible."""
+        """Read the descriptors and lay the sections out; False when that is impossible."""
         cdef const uint8_t* cursor = self.data + HEADER_SIZE + DIRECTORY_HEAD_SIZE
         cdef const uint8_t* end = self.data + self.body - 4
         cdef uint64_t cells = (self.entry_count + GROUP_ROWS - 1) // GROUP_ROWS
@@ -259,7 +265,7 @@ cdef class BlockView:
         return self.checksums <= self.size
 
     cdef int64_t verify(self, uint64_t start, uint64_t size) noexcept nogil:
-        """Compare the chunks of ``size`` bytes of the value with their checksums, each only once."""
+        """Compare the chunks under ``size`` bytes with their checksums, each only once."""
         cdef uint64_t chunk = (start - self.body) >> CHUNK_BITS
         cdef uint64_t last = (start - self.body + size - (size > 0)) >> CHUNK_BITS
         cdef uint64_t place
@@ -326,7 +332,7 @@ cdef class BlockView:
         return INTACT
 
     cdef int64_t decode(self, uint32_t index, entry_t* out) noexcept nogil:
-        """Decode row ``index``, which is below entry_count; INTACT, INCONSISTENT or the damaged chunk."""
+        """Decode row ``index`` below entry_count; INTACT, INCONSISTENT or the damaged chunk."""
         cdef uint64_t values[COLUMN_COUNT]
         cdef uint64_t place = self.table + <uint64_t> index * self.row_size_bytes
         cdef int64_t answer
@@ -350,7 +356,7 @@ cdef class BlockView:
         return INTACT
 
     cdef int row(self, uint32_t index, entry_t* out) except -1:
-        """Decode row ``index``; raise DataDamaged when the block does not have it or has it damaged."""
+        """Decode row ``index``; raise DataDamaged when it is missing or damaged."""
         if index >= self.entry_count:
             raise DataDamaged(f"block {self.number}: has no entry {index}")
         cdef int64_t answer = self.decode(index, out)
@@ -432,19 +438,19 @@ cdef class BlockView:
         )
 
     def entries(self, start=0, stop=None):
-        """Return rows ``start`` to ``stop`` as an ENTRY array; account ids are 0 but in openings, and so is metadata.
+        """Return rows ``start`` to ``stop`` as an ENTRY array.
 
+        Account ids are 0 but in openings, and ``metadata`` is 0.
         Raises IndexError for rows that the block does not have, DataDamaged for damaged bytes.
         """
         cdef int64_t first = start
         cdef int64_t last = self.entry_count if stop is None else stop
         if not 0 <= first <= last <= self.entry_count:
             raise IndexError(f"rows {first} to {last} of a block of {self.entry_count}")
-        array = np.empty(last - first, layout.ENTRY)
+        cdef cnp.ndarray array = np.empty(last - first, ENTRY)
         if first == last:
             return array
-        cdef uint8_t[::1] rows = array.view(np.uint8)
-        cdef entry_t* out = <entry_t*> &rows[0]
+        cdef entry_t* out = <entry_t*> cnp.PyArray_DATA(array)
         cdef int64_t answer = INTACT
         cdef int64_t index
         with nogil:
@@ -457,17 +463,18 @@ cdef class BlockView:
         return array
 
     def check(self):
-        """Verify every byte and every redundancy of the value; raise DataDamaged for the first that is wrong."""
+        """Verify every byte and every redundancy of the value; raise DataDamaged at the first."""
         cdef int64_t answer
-        cdef uint64_t rank, place, flagged = 0, flags = 0, padding
+        cdef uint64_t rank, place, flagged = 0, flags = 0
         cdef uint32_t i, k, cell
+        cdef int column
         cdef const column_t* c
         with nogil:
             answer = self.verify(self.body, self.checksums - self.body)
         if answer != INTACT:
             self.raise_damaged(answer)
-        for i in range(COLUMN_COUNT):
-            c = &self.columns[i]
+        for column in range(COLUMN_COUNT):
+            c = &self.columns[column]
             if c.form == FORM_SPARSE:
                 rank = 0
                 for cell in range(<uint32_t> ((self.entry_count + GROUP_ROWS - 1) // GROUP_ROWS)):
