@@ -1,0 +1,395 @@
+"""BLAKE3 and the hashes of entries: sides, leaves, block roots, account chains.
+
+The forms are in docs/architecture.md, "Hashes". Entries are hashed in groups, one
+message in each lane of a vector; the kernel is in ``_blake3.h``. All functions are pure, and the
+``cdef`` ones neither allocate nor fail.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ledger._layout cimport (
+    ENTRY_KIND_ACCOUNT,
+    ENTRY_KIND_ACCOUNT_SETTINGS,
+    ENTRY_KIND_EXPIRY,
+    ENTRY_KIND_TRANSFER,
+    entry_t,
+    side_t,
+    u128_t,
+)
+
+import numpy as np
+
+from ledger import layout
+
+
+cdef extern from "_blake3.h" nogil:
+    const uint32_t B3_KEYED
+    void b3_any(
+        const uint32_t* key, uint32_t flags, const uint8_t* message, size_t size, uint64_t index,
+        uint8_t* out,
+    )
+    void b3_derive(const uint8_t* context, size_t size, uint8_t* out)
+    int b3_widest()
+    void b3_choose(int width)
+    int b3_width
+    void b3_many(
+        const uint8_t* messages, size_t count, int blocks, const uint32_t** keys, int step,
+        uint8_t* out,
+    )
+    void b3_salts(const uint32_t* key, uint32_t first, size_t count, uint8_t* out)
+
+cdef enum:
+    # Entries hashed together: the messages of a group stay in the first-level cache.
+    GROUP = 32
+    LANES_MAX = 16
+    KINDS = 32
+    SIDE_DEBIT = 1
+    SIDE_CREDIT = 2
+    SIDE_OWN = 3
+
+KEYS = {}
+"""The key of each tree and of each kind of leaf: ``derive_key("sanyuan 2026 v1 <name>", "")``."""
+
+cdef uint32_t kind_keys[KINDS][8]
+cdef uint32_t side_key[8]
+cdef uint32_t node_key[8]
+cdef uint32_t chain_key[8]
+cdef const uint32_t* side_keys[LANES_MAX]
+cdef const uint32_t* node_keys[LANES_MAX]
+cdef const uint32_t* chain_keys[LANES_MAX]
+
+
+# ----------------------------------------------------------------------------------------------
+# Entries
+# ----------------------------------------------------------------------------------------------
+
+cdef inline void write_side(
+    uint8_t* message, const u128_t* account_id, const side_t* side, const entry_t* entry,
+    uint8_t which, const uint8_t* salt,
+) noexcept nogil:
+    memcpy(message, account_id, 16)
+    memcpy(message + 16, &side.number, 8)
+    memcpy(message + 24, &entry.released, 16)
+    memset(message + 40, 0, 8)
+    message[40] = which
+    message[41] = entry.kind
+    memcpy(message + 48, salt, 16)
+
+
+cdef void merkle_leaves(
+    const entry_t* entries,
+    size_t count,
+    const uint8_t* seed,
+    const uint8_t* ext,
+    uint8_t* leaves,
+) noexcept nogil:
+    """Write the leaf of entry i to ``leaves + 32 i``; ``ext`` has a digest an entry, or is NULL."""
+    cdef uint32_t salt_key[8]
+    cdef uint8_t salts[(GROUP + LANES_MAX) * 64]
+    cdef uint8_t messages[2 * GROUP * 64]
+    cdef uint8_t sides[2 * GROUP * 32]
+    cdef uint8_t rows[GROUP * 192]
+    cdef const uint32_t* keys[GROUP]
+    cdef int debit_job[GROUP]
+    cdef int credit_job[GROUP]
+    cdef size_t first = 0, size, index
+    cdef int jobs
+    cdef const entry_t* entry
+    cdef const uint8_t* record
+    cdef const uint8_t* salt
+    cdef uint8_t* row
+    memcpy(salt_key, seed, 32)
+    while first < count:
+        size = count - first
+        if size > GROUP:
+            size = GROUP
+        b3_salts(salt_key, <uint32_t>first, size, salts)
+        jobs = 0
+        for index in range(size):
+            entry = entries + first + index
+            salt = salts + 64 * index
+            keys[index] = kind_keys[entry.kind % KINDS]
+            debit_job[index] = -1
+            credit_job[index] = -1
+            if entry.kind == ENTRY_KIND_TRANSFER or entry.kind == ENTRY_KIND_EXPIRY:
+                write_side(
+                    messages + 64 * jobs, &entry.record.debit_account_id, &entry.debit, entry,
+                    SIDE_DEBIT, salt,
+                )
+                write_side(
+                    messages + 64 * (jobs + 1), &entry.record.credit_account_id, &entry.credit,
+                    entry, SIDE_CREDIT, salt + 16,
+                )
+                debit_job[index] = jobs
+                credit_job[index] = jobs + 1
+                jobs += 2
+            elif entry.kind == ENTRY_KIND_ACCOUNT or entry.kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+                write_side(
+                    messages + 64 * jobs, &entry.record.debit_account_id, &entry.debit, entry,
+                    SIDE_OWN, salt,
+                )
+                debit_job[index] = jobs
+                jobs += 1
+        b3_many(messages, jobs, 1, side_keys, 0, sides)
+        for index in range(size):
+            record = <const uint8_t*>&entries[first + index].record
+            row = rows + 192 * index
+            memcpy(row, record, 16)
+            memcpy(row + 16, record + 48, 80)
+            if debit_job[index] >= 0:
+                memcpy(row + 96, sides + 32 * debit_job[index], 32)
+            else:
+                memset(row + 96, 0, 32)
+            if credit_job[index] >= 0:
+                memcpy(row + 128, sides + 32 * credit_job[index], 32)
+            else:
+                memset(row + 128, 0, 32)
+            if ext != NULL:
+                memcpy(row + 160, ext + 32 * (first + index), 32)
+            else:
+                memset(row + 160, 0, 32)
+        b3_many(rows, size, 3, keys, 1, leaves + 32 * first)
+        first += size
+
+
+cdef void merkle_root(
+    const uint8_t* leaves, size_t count, uint8_t* scratch, uint8_t* root
+) noexcept nogil:
+    """Write the root of the RFC 6962 tree over the leaves; ``scratch`` has room for all of them.
+
+    Level by level: neighbours are joined and a last one without a partner moves up as it is, which
+    gives the same tree as splitting at the largest power of two.
+    """
+    cdef const uint8_t* level = leaves
+    cdef size_t pairs
+    if count == 0:
+        memset(root, 0, 32)
+        return
+    while count > 1:
+        pairs = count // 2
+        b3_many(level, pairs, 1, node_keys, 0, scratch)
+        if count % 2:
+            memcpy(scratch + 32 * pairs, level + 32 * (count - 1), 32)
+        count -= pairs
+        level = scratch
+    memcpy(root, level, 32)
+
+
+cdef void merkle_chain(uint8_t* head, const uint8_t* leaf) noexcept nogil:
+    """Replace ``head`` by ``keyed(K_chain, head, leaf)``."""
+    cdef uint8_t message[64]
+    memcpy(message, head, 32)
+    memcpy(message + 32, leaf, 32)
+    b3_many(message, 1, 1, chain_keys, 0, head)
+
+
+cdef void merkle_chain_many(
+    uint8_t** heads, const uint8_t** leaves, size_t count
+) noexcept nogil:
+    """Do ``merkle_chain(heads[i], leaves[i])`` for all i at once; all heads must be different."""
+    cdef uint8_t messages[GROUP * 64]
+    cdef uint8_t digests[GROUP * 32]
+    cdef size_t first = 0, size, index
+    while first < count:
+        size = count - first
+        if size > GROUP:
+            size = GROUP
+        for index in range(size):
+            memcpy(messages + 64 * index, heads[first + index], 32)
+            memcpy(messages + 64 * index + 32, leaves[first + index], 32)
+        b3_many(messages, size, 1, chain_keys, 0, digests)
+        for index in range(size):
+            memcpy(heads[first + index], digests + 32 * index, 32)
+        first += size
+
+
+cdef void blake3_keyed(
+    const uint8_t* key, const uint8_t* message, size_t size, uint8_t* out
+) noexcept nogil:
+    """Write the 32-byte keyed hash of a message of any size."""
+    cdef uint32_t words[8]
+    cdef uint8_t whole[64]
+    memcpy(words, key, 32)
+    b3_any(words, B3_KEYED, message, size, 0, whole)
+    memcpy(out, whole, 32)
+
+
+cdef void blake3_xof(const uint8_t* key, uint64_t index, uint8_t* out) noexcept nogil:
+    """Write bytes ``[64 index, 64 index + 64)`` of the keyed output of the empty message."""
+    cdef uint32_t words[8]
+    memcpy(words, key, 32)
+    b3_any(words, B3_KEYED, <const uint8_t*>b"", 0, index, out)
+
+
+# ----------------------------------------------------------------------------------------------
+# Python
+# ----------------------------------------------------------------------------------------------
+
+cdef inline const uint8_t* start(const uint8_t[::1] data) noexcept nogil:
+    # Never read when there is nothing to read, but a valid address.
+    return &data[0] if data.shape[0] else <const uint8_t*>kind_keys
+
+
+def _sized(data, Py_ssize_t size, str what):
+    if len(data) != size:
+        raise ValueError(f"{what} has {len(data)} bytes, not {size}")
+    return data
+
+
+def keyed_hash(key, const uint8_t[::1] data) -> bytes:
+    """Return the 32-byte keyed BLAKE3 of ``data``.
+
+    Raises ``ValueError`` unless ``key`` has 32 bytes.
+    """
+    cdef const uint8_t[::1] key_bytes = _sized(key, 32, "a key")
+    cdef uint8_t out[32]
+    with nogil:
+        blake3_keyed(&key_bytes[0], start(data), data.shape[0], out)
+    return (<char*>out)[:32]
+
+
+def derive_key(str context) -> bytes:
+    """Return the 32-byte key that BLAKE3 derives for a context from no key material."""
+    cdef bytes text = context.encode()
+    cdef uint8_t out[32]
+    b3_derive(text, len(text), out)
+    return (<char*>out)[:32]
+
+
+def xof(key, uint64_t index) -> bytes:
+    """Return bytes ``[64 index, 64 index + 64)`` of the keyed output of the empty message."""
+    cdef const uint8_t[::1] key_bytes = _sized(key, 32, "a key")
+    cdef uint8_t out[64]
+    blake3_xof(&key_bytes[0], index, out)
+    return (<char*>out)[:64]
+
+
+def block_leaves(entries, seed, ext=None):
+    """Return the leaves of a block's entries as an ``(n, 32)`` array of bytes.
+
+    ``entries`` is a contiguous ENTRY array, ``seed`` the block's 32 bytes, ``ext`` an
+    ``(n, 32)`` array of extension digests, or None where no entry has metadata. Raises ``ValueError`` for other shapes.
+    """
+    if entries.dtype != layout.ENTRY or entries.ndim != 1:
+        raise ValueError("entries must be a one-dimensional ENTRY array")
+    cdef size_t count = len(entries)
+    cdef const uint8_t[::1] seed_bytes = _sized(seed, 32, "a seed")
+    cdef const uint8_t[::1] ext_bytes
+    cdef const uint8_t* ext_start = NULL
+    leaves = np.zeros((count, 32), np.uint8)
+    if count == 0:
+        return leaves
+    cdef const uint8_t[::1] rows = entries.view(np.uint8)
+    cdef uint8_t[:, ::1] out = leaves
+    if ext is not None:
+        if ext.shape != (count, 32):
+            raise ValueError(f"ext has the shape {ext.shape}, not {(count, 32)}")
+        ext_bytes = np.ascontiguousarray(ext, np.uint8).reshape(-1)
+        ext_start = &ext_bytes[0]
+    with nogil:
+        merkle_leaves(<const entry_t*>&rows[0], count, &seed_bytes[0], ext_start, &out[0, 0])
+    return leaves
+
+
+def tree_root(leaves) -> bytes:
+    """Return the root over an ``(n, 32)`` array of leaves: zeros for none, for one the leaf itself.
+
+    Raises ``ValueError`` for another shape.
+    """
+    if leaves.ndim != 2 or leaves.shape[1] != 32:
+        raise ValueError(f"leaves have the shape {leaves.shape}, not (n, 32)")
+    cdef size_t count = len(leaves)
+    if count == 0:
+        return bytes(32)
+    cdef const uint8_t[::1] rows = np.ascontiguousarray(leaves, np.uint8).reshape(-1)
+    cdef uint8_t[::1] scratch = np.empty(32 * count, np.uint8)
+    cdef uint8_t out[32]
+    with nogil:
+        merkle_root(&rows[0], count, &scratch[0], out)
+    return (<char*>out)[:32]
+
+
+def chain(head, leaf) -> bytes:
+    """Return the head of an account's chain after a leaf.
+
+    Raises ``ValueError`` unless both have 32 bytes.
+    """
+    cdef const uint8_t[::1] head_bytes = _sized(head, 32, "a head")
+    cdef const uint8_t[::1] leaf_bytes = _sized(leaf, 32, "a leaf")
+    cdef uint8_t out[32]
+    memcpy(out, &head_bytes[0], 32)
+    merkle_chain(out, &leaf_bytes[0])
+    return (<char*>out)[:32]
+
+
+def chain_heads(heads, leaves) -> None:
+    """Advance each row of ``heads``, an ``(n, 32)`` array of bytes, by its row of ``leaves``, in place.
+
+    Raises ``ValueError`` for other shapes.
+    """
+    if heads.shape != leaves.shape or heads.ndim != 2 or heads.shape[1] != 32:
+        raise ValueError(f"heads {heads.shape} and leaves {leaves.shape} must be (n, 32)")
+    cdef uint8_t[:, ::1] head_rows = heads
+    cdef const uint8_t[:, ::1] leaf_rows = leaves
+    cdef uint8_t* head_starts[GROUP]
+    cdef const uint8_t* leaf_starts[GROUP]
+    cdef size_t count = len(heads), first = 0, size, index
+    while first < count:
+        size = min(count - first, <size_t>GROUP)
+        for index in range(size):
+            head_starts[index] = &head_rows[first + index, 0]
+            leaf_starts[index] = &leaf_rows[first + index, 0]
+        merkle_chain_many(head_starts, leaf_starts, size)
+        first += size
+
+
+def block_hash(header) -> bytes:
+    """Return the hash of a 256-byte block header."""
+    return keyed_hash(KEYS["block"], _sized(header, 256, "a block header"))
+
+
+def ext_digest(seed, uint64_t index, metadata) -> bytes:
+    """Return the salted digest of entry ``index``'s metadata, given in canonical form."""
+    return keyed_hash(KEYS["ext"], xof(seed, index)[32:] + bytes(metadata))
+
+
+def lane_count() -> int:
+    """Return how many messages are hashed at once: 1, 4, 8 or 16."""
+    return b3_width
+
+
+def choose_lanes(int count) -> None:
+    """Use another kernel from now on, for tests and measurements.
+
+    Raises ``ValueError`` where this processor has no such kernel.
+    """
+    if count not in (1, 4, 8, 16) or count > b3_widest():
+        raise ValueError(f"no kernel of {count} lanes on this processor")
+    b3_choose(count)
+
+
+cdef void load_key(uint32_t* words, str name) except *:
+    key = derive_key(f"sanyuan 2026 v1 {name}")
+    KEYS[name] = key
+    memcpy(words, <const char*>(<bytes>key), 32)
+
+
+def _load_keys() -> None:
+    cdef uint32_t unused[8]
+    cdef int lane
+    load_key(side_key, "side")
+    load_key(node_key, "node")
+    load_key(chain_key, "chain")
+    for name in ("block", "ext"):
+        load_key(unused, name)
+    for lane in range(LANES_MAX):
+        side_keys[lane] = side_key
+        node_keys[lane] = node_key
+        chain_keys[lane] = chain_key
+    for name, (number, _) in layout.ENTRY_KINDS.items():
+        load_key(kind_keys[number], name)
+
+
+_load_keys()
+b3_choose(b3_widest())
