@@ -7,7 +7,7 @@ from ledger._layout cimport account_t, u128_t
 
 cdef enum:
     # Bits of account_row_t.flags above those of the record.
-    ROW_HAS_EXTRA = 1 << 15
+    ROW_HAS_METADATA = 1 << 14
     ROW_FLAGS = 0x3F
     CHUNK_BITS = 16
     CHUNK_SLOTS = 1 << CHUNK_BITS
@@ -44,8 +44,9 @@ ctypedef struct extra_t:
     uint64_t skip_4096          # NO_POSITION until there is such an entry
     uint64_t skip_262144
     uint32_t slot
-    uint16_t settings
+    uint16_t settings           # account settings flags
     uint16_t reserved
+    uint8_t metadata_digest[32]
 
 ctypedef struct sum_t:
     uint64_t words[3]           # 192 bits: no number of accounts overflows it
@@ -81,9 +82,11 @@ cdef class Accounts:
 
     cdef int64_t find(self, u128_t id, uint64_t hash) noexcept nogil
     cdef int64_t append(self, const account_t* record, uint64_t hash) noexcept nogil
+    cdef bint open_at(self, uint32_t slot, const account_t* record, uint64_t hash) noexcept nogil
     cdef void pop(self) noexcept nogil
     cdef extra_t* extra_of(self, uint32_t slot) noexcept nogil
     cdef bint make_extra(self, uint32_t slot) noexcept nogil
+    cdef void drop_last_extra(self, uint32_t place) noexcept nogil
     cdef bint reserve_slot(self, uint32_t slot) noexcept nogil
     cdef int64_t find_group(self, uint32_t ledger, uint16_t code) noexcept nogil
     cdef bint timestamp_used(self, uint64_t timestamp) noexcept nogil

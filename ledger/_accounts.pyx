@@ -169,13 +169,19 @@ cdef class Accounts:
     cdef int64_t append(self, const account_t* record, uint64_t hash) noexcept nogil:
         """Open an account with zero balances; its slot, or -1 when memory or slots are out."""
         cdef uint32_t slot = self.count
+        if slot >= LIMIT_SLOTS_MAX or not self.open_at(slot, record, hash):
+            return -1
+        return slot
+
+    cdef bint open_at(self, uint32_t slot, const account_t* record, uint64_t hash) noexcept nogil:
+        """Open an account in an empty slot, below ``count`` only in recovery; False when memory is out."""
         cdef int64_t group
         cdef account_row_t* row
-        if slot >= LIMIT_SLOTS_MAX or not self.reserve_slot(slot):
-            return -1
+        if not self.reserve_slot(slot):
+            return False
         group = self.find_group(record.ledger, record.code)
         if group < 0 or not index_insert(&self.shards[hash >> 56], <uint32_t>hash, slot):
-            return -1
+            return False
         row = row_at(self, slot)
         memset(row, 0, sizeof(account_row_t))
         row.id = record.id
@@ -191,9 +197,10 @@ cdef class Accounts:
         row.group = <uint32_t>group
         row.ordinal = self.groups[group].account_count
         self.groups[group].account_count += 1
-        self.count += 1
+        if slot >= self.count:
+            self.count = slot + 1
         mark_dirty(self, slot)
-        return slot
+        return True
 
     cdef void pop(self) noexcept nogil:
         """Undo the last append; the account has no balances."""
@@ -202,6 +209,8 @@ cdef class Accounts:
         cdef uint64_t hash = hash_id(row.id, self.seed)
         index_remove(&self.shards[hash >> 56], <uint32_t>hash, slot)
         self.groups[row.group].account_count -= 1
+        if row.extra:
+            self.drop_last_extra(row.extra)
         memset(row, 0, sizeof(account_row_t))
         self.count -= 1
 
@@ -229,6 +238,11 @@ cdef class Accounts:
         row.extra = self.extra_count
         self.extra_count += 1
         return True
+
+    cdef void drop_last_extra(self, uint32_t place) noexcept nogil:
+        """Undo ``make_extra``; undoing goes backwards, so this is the one made last."""
+        if place == self.extra_count - 1:
+            self.extra_count -= 1
 
     cdef void move_group_sums(
         self, const account_row_t* before, const account_row_t* after
@@ -313,15 +327,21 @@ cdef class Accounts:
         self.count = max(self.count, first + rows)
 
     def finish_load(self):
-        """Rebuild the index and the groups after pages were loaded; raise DataDamaged on a hole or a repeated id."""
+        """Rebuild the index after pages were loaded; raise DataDamaged on a repeated id.
+
+        A page copied early may lack accounts opened later, though a page behind it was copied after that:
+        those slots are empty until their openings are replayed.
+        """
         cdef uint32_t slot
         cdef account_row_t* row
         cdef uint64_t hash
         cdef int64_t group
         for slot in range(self.count):
-            if self.chunks[slot >> CHUNK_BITS] == NULL or is_zero(row_at(self, slot).id):
-                raise DataDamaged(f"account page {slot // LIMIT_PAGE_SLOTS} is missing")
+            if not self.reserve_slot(slot):
+                raise MemoryError
             row = row_at(self, slot)
+            if is_zero(row.id):
+                continue
             hash = hash_id(row.id, self.seed)
             if self.find(row.id, hash) >= 0:
                 raise DataDamaged(f"account page {slot // LIMIT_PAGE_SLOTS}: an id stands twice")
@@ -329,18 +349,31 @@ cdef class Accounts:
             if group < 0 or not index_insert(&self.shards[hash >> 56], <uint32_t>hash, slot):
                 raise MemoryError
             row.group = <uint32_t>group
-            self.groups[group].account_count += 1
 
-    def sum_groups(self):
-        """Add up the groups anew from every row; after recovery."""
+    def forget_loaded(self):
+        """Forget up to which block pages were loaded; what is committed from now on counts for every page."""
+        memset(self.loaded, 0, self.page_capacity * sizeof(uint64_t))
+
+    def rebuild_groups(self):
+        """Count and add up the groups anew from every row, and number their members in order of slots.
+
+        Raises DataDamaged when a slot is still empty.
+        """
         cdef uint32_t slot, number
         cdef account_row_t* row
         cdef account_row_t nothing
+        cdef group_t* group
         memset(&nothing, 0, sizeof(nothing))
         for number in range(self.group_count):
             memset(&self.groups[number].debits_pending, 0, 4 * sizeof(sum_t))
+            self.groups[number].account_count = 0
         for slot in range(self.count):
             row = row_at(self, slot)
+            if is_zero(row.id):
+                raise DataDamaged(f"account page {slot // LIMIT_PAGE_SLOTS} is missing")
+            group = &self.groups[row.group]
+            row.ordinal = group.account_count
+            group.account_count += 1
             self.move_group_sums(&nothing, row)
 
     def group_rows(self):

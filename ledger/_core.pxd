@@ -1,0 +1,64 @@
+"""The state machine of the ledger; see _core.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+
+from ledger._block cimport Block
+from ledger._commit cimport Committer, found_t
+from ledger._holds cimport hold_t
+from ledger._layout cimport account_t, entry_t, result_t, transfer_t, u128_t
+
+cimport numpy as cnp
+
+ctypedef struct refusal_t:
+    uint32_t index
+    uint32_t status
+    uint32_t slot               # the account that limits; NO_SLOT where none does
+    u128_t needed
+    u128_t available
+    u128_t balances[4]
+
+
+cdef class Core(Committer):
+    # The request being decided.
+    cdef const uint8_t** event_digests          # one for each event, or NULL when none has metadata
+    cdef uint64_t exists_timestamp
+    cdef u128_t needed
+    cdef u128_t available
+    cdef uint32_t refused_slot
+    cdef refusal_t* refusals
+    cdef uint32_t refusal_count
+
+    cdef uint32_t decide_account(
+        self, const account_t* event, uint64_t timestamp, uint64_t hash) noexcept nogil
+    cdef bint transfer_timestamp_used(self, uint64_t timestamp) noexcept nogil
+    cdef void run_accounts(
+        self, const account_t* events, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain) noexcept nogil
+    cdef uint32_t decide_transfer(
+        self, const transfer_t* event, uint64_t timestamp, uint64_t hash, int64_t debit,
+        int64_t credit, entry_t* entry) noexcept nogil
+    cdef uint32_t decide_resolution(
+        self, const transfer_t* event, uint64_t timestamp, entry_t* entry) noexcept nogil
+    cdef uint32_t compare_transfer(
+        self, const transfer_t* event, const found_t* found) noexcept nogil
+    cdef bint find_pending(self, u128_t id, hold_t* out) noexcept nogil
+    cdef void run_transfers(
+        self, const transfer_t* events, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain) noexcept nogil
+    cdef void burn(
+        self, u128_t id, uint64_t hash, uint32_t status, uint64_t timestamp) noexcept nogil
+    cdef void note_refusal(self, uint32_t index, uint32_t status) noexcept nogil
+    cdef void keep_metadata(self, Block block, dict metadata, uint32_t mark) except *
+    cdef void check_hold_room(self, cnp.ndarray rows) except *
+    cdef void run_accounts_of(
+        self, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain) except *
+    cdef void run_transfers_of(
+        self, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain) except *
+    cdef void run_administrative(
+        self, kind, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
+        metadata, bint explain) except *
+    cdef uint32_t decide_administrative(
+        self, const transfer_t* event, entry_t* entry, uint64_t hash) except 0
+    cdef list recommit(self, Block block, uint32_t index)

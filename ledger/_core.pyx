@@ -1,0 +1,1381 @@
+# cython: language_level=3
+"""The state machine: decides each event in order, and commits what was decided.
+
+``decide_…`` looks and answers with a status and an entry; ``commit`` changes the state and cannot fail.
+Recovery, followers and restore call only ``commit``. Time, randomness and configuration come in as numbers.
+The rules are those of docs/semantics.md, in the same order.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+cimport numpy as cnp
+
+from ledger._accounts cimport (
+    ROW_FLAGS, ROW_HAS_METADATA, Accounts, account_row_t, extra_t, row_at,
+)
+from ledger._block cimport Block
+from ledger._check cimport CHECK
+from ledger._commit cimport Committer, found_t
+from ledger._holds cimport HOLD_EXPIRED, HOLD_OPEN, HOLD_POSTED, HOLD_VOIDED, hold_t
+from ledger._index cimport hash_id, index_entry_t, index_t
+from ledger._layout cimport *
+from ledger._u128 cimport U128_MAX, equal, is_max, is_zero, load, store, u128
+
+import datetime
+
+import numpy as np
+from blake3 import blake3
+
+from ledger import layout
+from ledger.errors import Unavailable
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #define SANYUAN_PREFETCH(address) __builtin_prefetch((address), 1, 3)
+    """
+    void prefetch "SANYUAN_PREFETCH"(const void* address) noexcept nogil
+
+cdef enum:
+    WINDOW = 128                # events whose accounts are fetched into the cache together
+    ACCOUNT_FLAGS_KNOWN = ROW_FLAGS
+    TRANSFER_FLAGS_KNOWN = 0x1FF
+    SETTINGS_FLAGS_KNOWN = 0xF
+    RESOLVING = TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER
+    BALANCING = TRANSFER_BALANCING_DEBIT | TRANSFER_BALANCING_CREDIT
+    CLOSING = TRANSFER_CLOSING_DEBIT | TRANSFER_CLOSING_CREDIT
+
+
+cdef inline void prefetch_place(const index_t* index, uint64_t hash) noexcept nogil:
+    if index.entries != NULL:
+        prefetch(&index.entries[<uint32_t>hash & index.mask])
+
+
+cdef inline int64_t likely_slot(Accounts accounts, uint64_t hash) noexcept nogil:
+    """The first slot whose tag fits, its row on the way into the cache; -1 when there is certainly none."""
+    cdef index_t* shard = &accounts.shards[hash >> 56]
+    cdef uint32_t place
+    cdef index_entry_t entry
+    cdef account_row_t* row
+    if shard.entries == NULL:
+        return -1
+    place = <uint32_t>hash & shard.mask
+    while True:
+        entry = shard.entries[place]
+        if not entry.value:
+            return -1
+        if entry.tag == <uint32_t>hash:
+            row = row_at(accounts, entry.value - 1)
+            prefetch(row)
+            prefetch(<const uint8_t*>row + 64)
+            prefetch(<const uint8_t*>row + 128)
+            return entry.value - 1
+        place = (place + 1) & shard.mask
+
+
+cdef inline uint8_t reopening(const hold_t* pending) noexcept nogil:
+    """The entry flags of what ends a closing transfer without posting it."""
+    cdef uint8_t flags = 0
+    if pending.flags & TRANSFER_CLOSING_DEBIT:
+        flags |= ENTRY_REOPENS_DEBIT
+    if pending.flags & TRANSFER_CLOSING_CREDIT:
+        flags |= ENTRY_REOPENS_CREDIT
+    return flags
+
+
+cdef bint is_transient(uint32_t status) noexcept nogil:
+    """Whether a refusal depends on the moment, so that its id is burned."""
+    return (
+        status == TRANSFER_STATUS_DEBIT_ACCOUNT_NOT_FOUND
+        or status == TRANSFER_STATUS_CREDIT_ACCOUNT_NOT_FOUND
+        or status == TRANSFER_STATUS_PENDING_TRANSFER_NOT_FOUND
+        or status == TRANSFER_STATUS_EXCEEDS_CREDITS
+        or status == TRANSFER_STATUS_EXCEEDS_DEBITS
+        or status == TRANSFER_STATUS_DEBIT_ACCOUNT_ALREADY_CLOSED
+        or status == TRANSFER_STATUS_CREDIT_ACCOUNT_ALREADY_CLOSED
+        or status == TRANSFER_STATUS_DEBITS_BLOCKED
+        or status == TRANSFER_STATUS_CREDITS_BLOCKED
+        or status == TRANSFER_STATUS_EXCEEDS_OVERDRAFT
+        or status == TRANSFER_STATUS_EXCEEDS_CEILING
+    )
+
+
+cdef inline bint same_digest(const uint8_t* a, const uint8_t* b) noexcept nogil:
+    """Whether two metadata digests are equal; NULL is no metadata."""
+    if a == NULL or b == NULL:
+        return a == b
+    return memcmp(a, b, 32) == 0
+
+
+cdef inline u128 sum_or_max(u128 a, u128 b) noexcept nogil:
+    """a + b, or 2^128-1 when that is more: then it limits nothing."""
+    return U128_MAX if a > U128_MAX - b else a + b
+
+
+cdef class Core(Committer):
+    """All accounts, open holds and clocks of one ledger. Not thread-safe: the engine thread owns it.
+
+    ``holds_max`` bounds the open pending transfers; a request that could pass it raises Unavailable.
+    ``seed`` keys the hash tables and has no influence on any result.
+    """
+
+    # ------------------------------------------------------------------------------------------
+    # Accounts
+    # ------------------------------------------------------------------------------------------
+
+    cdef uint32_t decide_account(
+        self, const account_t* event, uint64_t timestamp, uint64_t hash
+    ) noexcept nogil:
+        """The status of an account's creation; STATUS_CREATED when it can be committed."""
+        cdef int64_t slot
+        cdef account_row_t* row
+        cdef const uint8_t* digest
+        cdef uint16_t limits
+        if event.reserved != 0:
+            return ACCOUNT_STATUS_RESERVED_FIELD
+        if event.flags & ~ACCOUNT_FLAGS_KNOWN:
+            return ACCOUNT_STATUS_RESERVED_FLAG
+        if is_zero(event.id):
+            return ACCOUNT_STATUS_ID_MUST_NOT_BE_ZERO
+        if is_max(event.id):
+            return ACCOUNT_STATUS_ID_MUST_NOT_BE_INT_MAX
+        slot = self.accounts.find(event.id, hash)
+        if slot >= 0:
+            row = row_at(self.accounts, <uint32_t>slot)
+            self.exists_timestamp = row.timestamp
+            if event.flags != (row.flags & ROW_FLAGS):
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_FLAGS
+            if not equal(event.user_data_128, row.user_data_128):
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_128
+            if event.user_data_64 != row.user_data_64:
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_64
+            if event.user_data_32 != row.user_data_32:
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_32
+            if event.ledger != row.ledger:
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_LEDGER
+            if event.code != row.code:
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_CODE
+            digest = NULL
+            if row.flags & ROW_HAS_METADATA:
+                digest = self.accounts.extras[row.extra].metadata_digest
+            if not same_digest(digest, self.event_digest):
+                return ACCOUNT_STATUS_EXISTS_WITH_DIFFERENT_METADATA
+            return ACCOUNT_STATUS_EXISTS
+        limits = (ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS
+                  | ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS)
+        if event.flags & limits == limits:
+            return ACCOUNT_STATUS_FLAGS_ARE_MUTUALLY_EXCLUSIVE
+        if not is_zero(event.debits_pending):
+            return ACCOUNT_STATUS_DEBITS_PENDING_MUST_BE_ZERO
+        if not is_zero(event.debits_posted):
+            return ACCOUNT_STATUS_DEBITS_POSTED_MUST_BE_ZERO
+        if not is_zero(event.credits_pending):
+            return ACCOUNT_STATUS_CREDITS_PENDING_MUST_BE_ZERO
+        if not is_zero(event.credits_posted):
+            return ACCOUNT_STATUS_CREDITS_POSTED_MUST_BE_ZERO
+        if event.ledger == 0:
+            return ACCOUNT_STATUS_LEDGER_MUST_NOT_BE_ZERO
+        if event.code == 0:
+            return ACCOUNT_STATUS_CODE_MUST_NOT_BE_ZERO
+        if event.flags & ACCOUNT_IMPORTED and (
+            event.timestamp <= self.last_account_timestamp
+            or self.transfer_timestamp_used(event.timestamp)
+        ):
+            return ACCOUNT_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_NOT_REGRESS
+        return STATUS_CREATED
+
+    cdef bint transfer_timestamp_used(self, uint64_t timestamp) noexcept nogil:
+        """Whether a transfer or an expiry has this timestamp, as far as the request asked beforehand."""
+        cdef uint32_t low = 0, high = self.used_timestamp_count, middle
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.used_timestamps[middle] < timestamp:
+                low = middle + 1
+            else:
+                high = middle
+        return low < self.used_timestamp_count and self.used_timestamps[low] == timestamp
+
+    cdef void run_accounts(
+        self, const account_t* events, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain
+    ) noexcept nogil:
+        """Decide and commit the events of a request in order."""
+        cdef uint32_t index, status, earlier, undo_mark = 0, entry_mark = 0
+        cdef int64_t chain_start = -1
+        cdef bint chain_broken = False, was_undoing = self.undoing
+        cdef uint16_t imported = events[0].flags & ACCOUNT_IMPORTED if count else 0
+        cdef uint64_t event_timestamp, hash, saved_last = 0
+        cdef const account_t* event
+        cdef entry_t* entry
+        for index in range(count):
+            event = &events[index]
+            event_timestamp = timestamp - count + index + 1
+            status = STATUS_UNDECIDED
+            results[index].timestamp = event_timestamp
+            results[index].reserved = 0
+            if event.flags & ACCOUNT_LINKED:
+                if chain_start < 0:
+                    chain_start = index
+                    chain_broken = False
+                    undo_mark = self.undo_count
+                    entry_mark = self.block.count
+                    saved_last = self.last_account_timestamp
+                    self.undoing = True
+                if index == count - 1:
+                    status = ACCOUNT_STATUS_LINKED_EVENT_CHAIN_OPEN
+            if status == STATUS_UNDECIDED and chain_broken:
+                status = ACCOUNT_STATUS_LINKED_EVENT_FAILED
+            if status == STATUS_UNDECIDED and event.flags & ACCOUNT_IMPORTED != imported:
+                status = (ACCOUNT_STATUS_IMPORTED_EVENT_EXPECTED if imported
+                          else ACCOUNT_STATUS_IMPORTED_EVENT_NOT_EXPECTED)
+            if status == STATUS_UNDECIDED:
+                if not imported:
+                    if event.timestamp != 0:
+                        status = ACCOUNT_STATUS_TIMESTAMP_MUST_BE_ZERO
+                elif event.timestamp == 0 or event.timestamp > TIMESTAMP_MAX:
+                    status = ACCOUNT_STATUS_IMPORTED_EVENT_TIMESTAMP_OUT_OF_RANGE
+                elif event.timestamp >= event_timestamp:
+                    status = ACCOUNT_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_NOT_ADVANCE
+            if status == STATUS_UNDECIDED:
+                self.event_digest = (
+                    NULL if self.event_digests == NULL else self.event_digests[index])
+                self.exists_timestamp = 0
+                hash = hash_id(event.id, self.accounts.seed)
+                status = self.decide_account(event, event_timestamp, hash)
+                if self.exists_timestamp and status == ACCOUNT_STATUS_EXISTS:
+                    results[index].timestamp = self.exists_timestamp
+                if status == STATUS_CREATED:
+                    # From here on the account must be created.
+                    entry = &self.block.rows[self.block.count]
+                    memset(entry, 0, sizeof(entry_t))
+                    entry.kind = ENTRY_KIND_ACCOUNT
+                    entry.credit_slot = LIMIT_NO_SLOT
+                    entry.record.id = event.id
+                    entry.record.debit_account_id = event.id
+                    entry.record.user_data_128 = event.user_data_128
+                    entry.record.user_data_64 = event.user_data_64
+                    entry.record.user_data_32 = event.user_data_32
+                    entry.record.ledger = event.ledger
+                    entry.record.code = event.code
+                    entry.record.flags = event.flags
+                    entry.record.timestamp = event.timestamp if imported else event_timestamp
+                    if self.event_digest != NULL:
+                        entry.flags = ENTRY_HAS_METADATA
+                    self.commit(entry)
+                    self.finish_entry(entry, hash)
+                    self.last_account_timestamp = entry.record.timestamp
+                    results[index].timestamp = entry.record.timestamp
+            results[index].status = status
+            if status != STATUS_CREATED:
+                if explain:
+                    self.note_refusal(index, status)
+                if chain_start >= 0 and not chain_broken:
+                    chain_broken = True
+                    self.roll_back(undo_mark, entry_mark)
+                    self.last_account_timestamp = saved_last
+                    for earlier in range(<uint32_t>chain_start, index):
+                        results[earlier].status = ACCOUNT_STATUS_LINKED_EVENT_FAILED
+                        results[earlier].timestamp = timestamp - count + earlier + 1
+            if chain_start >= 0 and (
+                not event.flags & ACCOUNT_LINKED
+                or status == ACCOUNT_STATUS_LINKED_EVENT_CHAIN_OPEN
+            ):
+                chain_start = -1
+                chain_broken = False
+                self.undoing = was_undoing
+                if not was_undoing:
+                    self.undo_count = 0
+
+    # ------------------------------------------------------------------------------------------
+    # Transfers
+    # ------------------------------------------------------------------------------------------
+
+    cdef bint find_pending(self, u128_t id, hold_t* out) noexcept nogil:
+        """Whether a transfer of this id exists, and what it is; ``out.state`` tells its resolution."""
+        cdef int64_t place = self.holds.find(id)
+        cdef found_t found
+        if place >= 0:
+            out[0] = self.holds.rows[place]
+            return True
+        found = self.find_event(NAMESPACE_TRANSFER, id, hash_id(id, NAMESPACE_TRANSFER))
+        if found.record == NULL or found.outcome != OUTCOME_CREATED:
+            return False
+        memset(out, 0, sizeof(hold_t))
+        out.id = found.record.id
+        out.amount = found.record.amount
+        out.user_data_128 = found.record.user_data_128
+        out.user_data_64 = found.record.user_data_64
+        out.user_data_32 = found.record.user_data_32
+        out.timestamp = found.record.timestamp
+        out.timeout = found.record.timeout
+        if out.timeout:
+            out.expires_at_ns = out.timestamp + <uint64_t>out.timeout * 1000000000
+        out.ledger = found.record.ledger
+        out.code = found.record.code
+        out.flags = found.record.flags
+        out.debit_slot = <uint32_t>self.accounts.find(
+            found.record.debit_account_id,
+            hash_id(found.record.debit_account_id, self.accounts.seed))
+        out.credit_slot = <uint32_t>self.accounts.find(
+            found.record.credit_account_id,
+            hash_id(found.record.credit_account_id, self.accounts.seed))
+        if found.resolution == RESOLUTION_POSTED:
+            out.state = HOLD_POSTED
+        elif found.resolution == RESOLUTION_VOIDED:
+            out.state = HOLD_VOIDED
+        elif found.resolution == RESOLUTION_EXPIRED:
+            out.state = HOLD_EXPIRED
+        else:
+            out.state = HOLD_OPEN
+        return True
+
+    cdef uint32_t compare_transfer(
+        self, const transfer_t* event, const found_t* found
+    ) noexcept nogil:
+        """The status of an event whose id was created before: exists, or how it differs."""
+        cdef const transfer_t* stored = found.record
+        cdef transfer_t as_sent = event[0]
+        cdef hold_t pending
+        if event.flags != stored.flags:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_FLAGS
+        if not equal(event.pending_id, stored.pending_id):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_PENDING_ID
+        if event.timeout != stored.timeout:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_TIMEOUT
+        if event.flags & RESOLVING:
+            # What was left open was inherited from the pending transfer.
+            CHECK(self.find_pending(event.pending_id, &pending),
+                  "a post or void is stored and its pending transfer is not")
+            if is_zero(as_sent.debit_account_id):
+                as_sent.debit_account_id = stored.debit_account_id
+            if is_zero(as_sent.credit_account_id):
+                as_sent.credit_account_id = stored.credit_account_id
+            if is_zero(as_sent.user_data_128):
+                as_sent.user_data_128 = pending.user_data_128
+            if as_sent.user_data_64 == 0:
+                as_sent.user_data_64 = pending.user_data_64
+            if as_sent.user_data_32 == 0:
+                as_sent.user_data_32 = pending.user_data_32
+            if as_sent.ledger == 0:
+                as_sent.ledger = stored.ledger
+            if as_sent.code == 0:
+                as_sent.code = stored.code
+            if event.flags & TRANSFER_VOID_PENDING_TRANSFER:
+                if is_zero(as_sent.amount):
+                    as_sent.amount = pending.amount
+            elif is_max(as_sent.amount):
+                as_sent.amount = pending.amount
+        if not equal(as_sent.debit_account_id, stored.debit_account_id):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID
+        if not equal(as_sent.credit_account_id, stored.credit_account_id):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT_ID
+        if event.flags & BALANCING:
+            if load(as_sent.amount) < load(stored.amount):
+                return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_AMOUNT
+        elif not equal(as_sent.amount, stored.amount):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_AMOUNT
+        if not equal(as_sent.user_data_128, stored.user_data_128):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_128
+        if as_sent.user_data_64 != stored.user_data_64:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_64
+        if as_sent.user_data_32 != stored.user_data_32:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_USER_DATA_32
+        if as_sent.ledger != stored.ledger:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_LEDGER
+        if as_sent.code != stored.code:
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_CODE
+        if not same_digest(self.event_digest, found.digest):
+            return TRANSFER_STATUS_EXISTS_WITH_DIFFERENT_METADATA
+        self.exists_timestamp = stored.timestamp
+        return TRANSFER_STATUS_EXISTS
+
+    cdef uint32_t decide_transfer(
+        self, const transfer_t* event, uint64_t timestamp, uint64_t hash, int64_t debit,
+        int64_t credit, entry_t* entry
+    ) noexcept nogil:
+        """The status of a transfer; STATUS_CREATED when ``entry`` holds what is to be committed.
+
+        ``debit`` and ``credit`` are the slots of the event's accounts, or -1.
+        """
+        cdef found_t found
+        cdef uint16_t flags = event.flags
+        cdef account_row_t* dr
+        cdef account_row_t* cr
+        cdef extra_t* extra
+        cdef u128 amount, used, limit
+        cdef uint16_t dr_settings = 0, cr_settings = 0
+        if flags & ~TRANSFER_FLAGS_KNOWN:
+            return TRANSFER_STATUS_RESERVED_FLAG
+        if is_zero(event.id):
+            return TRANSFER_STATUS_ID_MUST_NOT_BE_ZERO
+        if is_max(event.id):
+            return TRANSFER_STATUS_ID_MUST_NOT_BE_INT_MAX
+        if self.ids.used or self.resolved_count:
+            found = self.find_event(NAMESPACE_TRANSFER, event.id, hash)
+            if found.record != NULL:
+                if found.outcome == OUTCOME_BURNED:
+                    return TRANSFER_STATUS_ID_ALREADY_FAILED
+                return self.compare_transfer(event, &found)
+        if flags & RESOLVING:
+            return self.decide_resolution(event, timestamp, entry)
+        if is_zero(event.debit_account_id):
+            return TRANSFER_STATUS_DEBIT_ACCOUNT_ID_MUST_NOT_BE_ZERO
+        if is_max(event.debit_account_id):
+            return TRANSFER_STATUS_DEBIT_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
+        if is_zero(event.credit_account_id):
+            return TRANSFER_STATUS_CREDIT_ACCOUNT_ID_MUST_NOT_BE_ZERO
+        if is_max(event.credit_account_id):
+            return TRANSFER_STATUS_CREDIT_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
+        if equal(event.debit_account_id, event.credit_account_id):
+            return TRANSFER_STATUS_ACCOUNTS_MUST_BE_DIFFERENT
+        if not is_zero(event.pending_id):
+            return TRANSFER_STATUS_PENDING_ID_MUST_BE_ZERO
+        if not flags & TRANSFER_PENDING:
+            if event.timeout != 0:
+                return TRANSFER_STATUS_TIMEOUT_RESERVED_FOR_PENDING_TRANSFER
+            if flags & CLOSING:
+                return TRANSFER_STATUS_CLOSING_TRANSFER_MUST_BE_PENDING
+        if event.ledger == 0:
+            return TRANSFER_STATUS_LEDGER_MUST_NOT_BE_ZERO
+        if event.code == 0:
+            return TRANSFER_STATUS_CODE_MUST_NOT_BE_ZERO
+        if debit < 0:
+            return TRANSFER_STATUS_DEBIT_ACCOUNT_NOT_FOUND
+        if credit < 0:
+            return TRANSFER_STATUS_CREDIT_ACCOUNT_NOT_FOUND
+        dr = row_at(self.accounts, <uint32_t>debit)
+        cr = row_at(self.accounts, <uint32_t>credit)
+        if dr.ledger != cr.ledger:
+            return TRANSFER_STATUS_ACCOUNTS_MUST_HAVE_THE_SAME_LEDGER
+        if event.ledger != dr.ledger:
+            return TRANSFER_STATUS_TRANSFER_MUST_HAVE_THE_SAME_LEDGER_AS_ACCOUNTS
+        if flags & TRANSFER_IMPORTED:
+            if (event.timestamp <= self.last_transfer_timestamp
+                    or self.accounts.timestamp_used(event.timestamp)):
+                return TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_NOT_REGRESS
+            if event.timestamp <= dr.timestamp:
+                return TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_POSTDATE_DEBIT_ACCOUNT
+            if event.timestamp <= cr.timestamp:
+                return TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_POSTDATE_CREDIT_ACCOUNT
+            if event.timeout != 0:
+                return TRANSFER_STATUS_IMPORTED_EVENT_TIMEOUT_MUST_BE_ZERO
+        if dr.flags & ACCOUNT_CLOSED:
+            return TRANSFER_STATUS_DEBIT_ACCOUNT_ALREADY_CLOSED
+        if cr.flags & ACCOUNT_CLOSED:
+            return TRANSFER_STATUS_CREDIT_ACCOUNT_ALREADY_CLOSED
+        if dr.extra:
+            dr_settings = self.accounts.extras[dr.extra].settings
+            if dr_settings & ACCOUNT_SETTINGS_DEBITS_BLOCKED:
+                return TRANSFER_STATUS_DEBITS_BLOCKED
+        if cr.extra:
+            cr_settings = self.accounts.extras[cr.extra].settings
+            if cr_settings & ACCOUNT_SETTINGS_CREDITS_BLOCKED:
+                return TRANSFER_STATUS_CREDITS_BLOCKED
+
+        amount = load(event.amount)
+        if flags & TRANSFER_BALANCING_DEBIT:
+            used = load(dr.debits_posted) + load(dr.debits_pending)
+            limit = load(dr.credits_posted)
+            limit = limit - used if limit > used else 0
+            if amount > limit:
+                amount = limit
+        if flags & TRANSFER_BALANCING_CREDIT:
+            used = load(cr.credits_posted) + load(cr.credits_pending)
+            limit = load(cr.debits_posted)
+            limit = limit - used if limit > used else 0
+            if amount > limit:
+                amount = limit
+
+        if flags & TRANSFER_PENDING:
+            if amount > U128_MAX - load(dr.debits_pending):
+                return TRANSFER_STATUS_OVERFLOWS_DEBITS_PENDING
+            if amount > U128_MAX - load(cr.credits_pending):
+                return TRANSFER_STATUS_OVERFLOWS_CREDITS_PENDING
+        if amount > U128_MAX - load(dr.debits_posted):
+            return TRANSFER_STATUS_OVERFLOWS_DEBITS_POSTED
+        if amount > U128_MAX - load(cr.credits_posted):
+            return TRANSFER_STATUS_OVERFLOWS_CREDITS_POSTED
+        # Pending and posted together never pass 2^128-1, so neither these sums nor a later post overflow.
+        if amount > U128_MAX - (load(dr.debits_pending) + load(dr.debits_posted)):
+            return TRANSFER_STATUS_OVERFLOWS_DEBITS
+        if amount > U128_MAX - (load(cr.credits_pending) + load(cr.credits_posted)):
+            return TRANSFER_STATUS_OVERFLOWS_CREDITS
+        if event.timeout and timestamp + <uint64_t>event.timeout * 1000000000 > TIMESTAMP_MAX:
+            return TRANSFER_STATUS_OVERFLOWS_TIMEOUT
+
+        used = load(dr.debits_pending) + load(dr.debits_posted)
+        if (dr.flags & ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS
+                and not dr_settings & ACCOUNT_SETTINGS_OVERDRAFT):
+            limit = load(dr.credits_posted)
+            if used + amount > limit:
+                self.refused_slot = <uint32_t>debit
+                self.needed = store(amount)
+                self.available = store(limit - used if limit > used else 0)
+                return TRANSFER_STATUS_EXCEEDS_CREDITS
+        if (cr.flags & ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS
+                and not cr_settings & ACCOUNT_SETTINGS_CEILING):
+            used = load(cr.credits_pending) + load(cr.credits_posted)
+            limit = load(cr.debits_posted)
+            if used + amount > limit:
+                self.refused_slot = <uint32_t>credit
+                self.needed = store(amount)
+                self.available = store(limit - used if limit > used else 0)
+                return TRANSFER_STATUS_EXCEEDS_DEBITS
+        if dr_settings & ACCOUNT_SETTINGS_OVERDRAFT:
+            extra = &self.accounts.extras[dr.extra]
+            used = load(dr.debits_pending) + load(dr.debits_posted)
+            limit = sum_or_max(load(dr.credits_posted), load(extra.overdraft))
+            if used + amount > limit:
+                self.refused_slot = <uint32_t>debit
+                self.needed = store(amount)
+                self.available = store(limit - used if limit > used else 0)
+                return TRANSFER_STATUS_EXCEEDS_OVERDRAFT
+        if cr_settings & ACCOUNT_SETTINGS_CEILING:
+            extra = &self.accounts.extras[cr.extra]
+            used = load(cr.credits_pending) + load(cr.credits_posted)
+            limit = sum_or_max(load(cr.debits_posted), load(extra.ceiling))
+            if used + amount > limit:
+                self.refused_slot = <uint32_t>credit
+                self.needed = store(amount)
+                self.available = store(limit - used if limit > used else 0)
+                return TRANSFER_STATUS_EXCEEDS_CEILING
+
+        # From here on the transfer must succeed.
+        memset(entry, 0, sizeof(entry_t))
+        entry.record = event[0]
+        entry.record.amount = store(amount)
+        if not flags & TRANSFER_IMPORTED:
+            entry.record.timestamp = timestamp
+        entry.debit_slot = <uint32_t>debit
+        entry.credit_slot = <uint32_t>credit
+        entry.kind = ENTRY_KIND_TRANSFER
+        return STATUS_CREATED
+
+    cdef uint32_t decide_resolution(
+        self, const transfer_t* event, uint64_t timestamp, entry_t* entry
+    ) noexcept nogil:
+        """The status of a post or void; STATUS_CREATED when ``entry`` holds what is to be committed."""
+        cdef uint16_t flags = event.flags
+        cdef bint is_void = flags & TRANSFER_VOID_PENDING_TRANSFER != 0
+        cdef hold_t pending
+        cdef account_row_t* dr
+        cdef account_row_t* cr
+        cdef u128 amount
+        if flags & RESOLVING == RESOLVING or flags & (TRANSFER_PENDING | BALANCING | CLOSING):
+            return TRANSFER_STATUS_FLAGS_ARE_MUTUALLY_EXCLUSIVE
+        if is_zero(event.pending_id):
+            return TRANSFER_STATUS_PENDING_ID_MUST_NOT_BE_ZERO
+        if is_max(event.pending_id):
+            return TRANSFER_STATUS_PENDING_ID_MUST_NOT_BE_INT_MAX
+        if equal(event.pending_id, event.id):
+            return TRANSFER_STATUS_PENDING_ID_MUST_BE_DIFFERENT
+        if event.timeout != 0:
+            return TRANSFER_STATUS_TIMEOUT_RESERVED_FOR_PENDING_TRANSFER
+        if not self.find_pending(event.pending_id, &pending):
+            return TRANSFER_STATUS_PENDING_TRANSFER_NOT_FOUND
+        if not pending.flags & TRANSFER_PENDING:
+            return TRANSFER_STATUS_PENDING_TRANSFER_NOT_PENDING
+        dr = row_at(self.accounts, pending.debit_slot)
+        cr = row_at(self.accounts, pending.credit_slot)
+        if not is_zero(event.debit_account_id) and not equal(event.debit_account_id, dr.id):
+            return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_DEBIT_ACCOUNT_ID
+        if not is_zero(event.credit_account_id) and not equal(event.credit_account_id, cr.id):
+            return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_CREDIT_ACCOUNT_ID
+        if event.ledger and event.ledger != pending.ledger:
+            return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_LEDGER
+        if event.code and event.code != pending.code:
+            return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_CODE
+        amount = load(event.amount)
+        if is_void:
+            if amount == 0:
+                amount = load(pending.amount)
+        elif is_max(event.amount):
+            amount = load(pending.amount)
+        if amount > load(pending.amount):
+            self.refused_slot = pending.debit_slot
+            self.needed = store(amount)
+            self.available = pending.amount
+            return TRANSFER_STATUS_EXCEEDS_PENDING_TRANSFER_AMOUNT
+        if is_void and amount < load(pending.amount):
+            return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_AMOUNT
+        if pending.state == HOLD_POSTED:
+            return TRANSFER_STATUS_PENDING_TRANSFER_ALREADY_POSTED
+        if pending.state == HOLD_VOIDED:
+            return TRANSFER_STATUS_PENDING_TRANSFER_ALREADY_VOIDED
+        if pending.state == HOLD_EXPIRED or (
+            pending.expires_at_ns and pending.expires_at_ns <= timestamp
+        ):
+            return TRANSFER_STATUS_PENDING_TRANSFER_EXPIRED
+        if flags & TRANSFER_IMPORTED and (
+            event.timestamp <= self.last_transfer_timestamp
+            or self.accounts.timestamp_used(event.timestamp)
+        ):
+            return TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_NOT_REGRESS
+        if not is_void:
+            if dr.flags & ACCOUNT_CLOSED:
+                return TRANSFER_STATUS_DEBIT_ACCOUNT_ALREADY_CLOSED
+            if cr.flags & ACCOUNT_CLOSED:
+                return TRANSFER_STATUS_CREDIT_ACCOUNT_ALREADY_CLOSED
+            if (dr.extra and self.accounts.extras[dr.extra].settings
+                    & ACCOUNT_SETTINGS_DEBITS_BLOCKED):
+                return TRANSFER_STATUS_DEBITS_BLOCKED
+            if (cr.extra and self.accounts.extras[cr.extra].settings
+                    & ACCOUNT_SETTINGS_CREDITS_BLOCKED):
+                return TRANSFER_STATUS_CREDITS_BLOCKED
+
+        # From here on the transfer must succeed.
+        memset(entry, 0, sizeof(entry_t))
+        entry.record = event[0]
+        entry.record.debit_account_id = dr.id
+        entry.record.credit_account_id = cr.id
+        entry.record.amount = store(amount)
+        if is_zero(event.user_data_128):
+            entry.record.user_data_128 = pending.user_data_128
+        if event.user_data_64 == 0:
+            entry.record.user_data_64 = pending.user_data_64
+        if event.user_data_32 == 0:
+            entry.record.user_data_32 = pending.user_data_32
+        entry.record.ledger = pending.ledger
+        entry.record.code = pending.code
+        if not flags & TRANSFER_IMPORTED:
+            entry.record.timestamp = timestamp
+        entry.released = pending.amount
+        entry.debit_slot = pending.debit_slot
+        entry.credit_slot = pending.credit_slot
+        entry.kind = ENTRY_KIND_TRANSFER
+        if is_void:
+            entry.flags = reopening(&pending)
+        return STATUS_CREATED
+
+    cdef void run_transfers(
+        self, const transfer_t* events, uint32_t count, uint64_t timestamp, result_t* results,
+        bint explain
+    ) noexcept nogil:
+        """Decide and commit the events of a request in order, their accounts fetched a window ahead."""
+        cdef uint32_t index, base, size, offset, status, earlier, undo_mark = 0, entry_mark = 0
+        cdef int64_t chain_start = -1
+        cdef bint chain_broken = False, was_undoing = self.undoing
+        cdef uint16_t imported = events[0].flags & TRANSFER_IMPORTED if count else 0
+        cdef uint64_t event_timestamp, saved_last = 0
+        cdef const transfer_t* event
+        cdef entry_t* entry
+        cdef uint64_t debit_hashes[WINDOW]
+        cdef uint64_t credit_hashes[WINDOW]
+        cdef uint64_t hashes[WINDOW]
+        cdef int64_t debits[WINDOW]
+        cdef int64_t credits[WINDOW]
+        base = 0
+        while base < count:
+            size = min(<uint32_t>WINDOW, count - base)
+            for offset in range(size):
+                event = &events[base + offset]
+                debit_hashes[offset] = hash_id(event.debit_account_id, self.accounts.seed)
+                credit_hashes[offset] = hash_id(event.credit_account_id, self.accounts.seed)
+                hashes[offset] = hash_id(event.id, NAMESPACE_TRANSFER)
+                prefetch_place(&self.accounts.shards[debit_hashes[offset] >> 56],
+                               debit_hashes[offset])
+                prefetch_place(&self.accounts.shards[credit_hashes[offset] >> 56],
+                               credit_hashes[offset])
+                prefetch(&self.ids.places[<uint32_t>hashes[offset] & self.ids.mask])
+            for offset in range(size):
+                debits[offset] = likely_slot(self.accounts, debit_hashes[offset])
+                credits[offset] = likely_slot(self.accounts, credit_hashes[offset])
+            for offset in range(size):
+                index = base + offset
+                event = &events[index]
+                event_timestamp = timestamp - count + index + 1
+                status = STATUS_UNDECIDED
+                results[index].timestamp = event_timestamp
+                results[index].reserved = 0
+                if event.flags & TRANSFER_LINKED:
+                    if chain_start < 0:
+                        chain_start = index
+                        chain_broken = False
+                        undo_mark = self.undo_count
+                        entry_mark = self.block.count
+                        saved_last = self.last_transfer_timestamp
+                        self.undoing = True
+                    if index == count - 1:
+                        status = TRANSFER_STATUS_LINKED_EVENT_CHAIN_OPEN
+                if status == STATUS_UNDECIDED and chain_broken:
+                    status = TRANSFER_STATUS_LINKED_EVENT_FAILED
+                if status == STATUS_UNDECIDED and event.flags & TRANSFER_IMPORTED != imported:
+                    status = (TRANSFER_STATUS_IMPORTED_EVENT_EXPECTED if imported
+                              else TRANSFER_STATUS_IMPORTED_EVENT_NOT_EXPECTED)
+                if status == STATUS_UNDECIDED:
+                    if not imported:
+                        if event.timestamp != 0:
+                            status = TRANSFER_STATUS_TIMESTAMP_MUST_BE_ZERO
+                    elif event.timestamp == 0 or event.timestamp > TIMESTAMP_MAX:
+                        status = TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_OUT_OF_RANGE
+                    elif event.timestamp >= event_timestamp:
+                        status = TRANSFER_STATUS_IMPORTED_EVENT_TIMESTAMP_MUST_NOT_ADVANCE
+                if status == STATUS_UNDECIDED:
+                    self.event_digest = (
+                        NULL if self.event_digests == NULL else self.event_digests[index])
+                    self.exists_timestamp = 0
+                    self.refused_slot = LIMIT_NO_SLOT
+                    if debits[offset] >= 0 and not equal(
+                        row_at(self.accounts, <uint32_t>debits[offset]).id, event.debit_account_id
+                    ):
+                        debits[offset] = self.accounts.find(
+                            event.debit_account_id, debit_hashes[offset])
+                    if credits[offset] >= 0 and not equal(
+                        row_at(self.accounts, <uint32_t>credits[offset]).id,
+                        event.credit_account_id
+                    ):
+                        credits[offset] = self.accounts.find(
+                            event.credit_account_id, credit_hashes[offset])
+                    entry = &self.block.rows[self.block.count]
+                    status = self.decide_transfer(
+                        event, event_timestamp, hashes[offset], debits[offset], credits[offset],
+                        entry)
+                    if self.exists_timestamp:
+                        results[index].timestamp = self.exists_timestamp
+                    if status == STATUS_CREATED:
+                        if self.event_digest != NULL:
+                            entry.flags |= ENTRY_HAS_METADATA
+                        self.commit(entry)
+                        self.finish_entry(entry, hashes[offset])
+                        self.last_transfer_timestamp = entry.record.timestamp
+                        results[index].timestamp = entry.record.timestamp
+                results[index].status = status
+                if status != STATUS_CREATED:
+                    if explain:
+                        self.note_refusal(index, status)
+                    if chain_start >= 0 and not chain_broken:
+                        chain_broken = True
+                        self.roll_back(undo_mark, entry_mark)
+                        self.last_transfer_timestamp = saved_last
+                        for earlier in range(<uint32_t>chain_start, index):
+                            results[earlier].status = TRANSFER_STATUS_LINKED_EVENT_FAILED
+                            results[earlier].timestamp = timestamp - count + earlier + 1
+                    if is_transient(status):
+                        self.burn(event.id, hashes[offset], status, event_timestamp)
+                if chain_start >= 0 and (
+                    not event.flags & TRANSFER_LINKED
+                    or status == TRANSFER_STATUS_LINKED_EVENT_CHAIN_OPEN
+                ):
+                    chain_start = -1
+                    chain_broken = False
+                    self.undoing = was_undoing
+                    if not was_undoing:
+                        self.undo_count = 0
+            base += size
+
+    cdef void burn(
+        self, u128_t id, uint64_t hash, uint32_t status, uint64_t timestamp
+    ) noexcept nogil:
+        """Add the entry that burns an id."""
+        cdef entry_t* entry = &self.block.rows[self.block.count]
+        memset(entry, 0, sizeof(entry_t))
+        entry.kind = ENTRY_KIND_BURNED_ID
+        entry.debit_slot = LIMIT_NO_SLOT
+        entry.credit_slot = LIMIT_NO_SLOT
+        entry.record.id = id
+        entry.record.code = <uint16_t>status
+        entry.record.timestamp = timestamp
+        self.event_digest = NULL
+        self.finish_entry(entry, hash)
+
+    cdef void note_refusal(self, uint32_t index, uint32_t status) noexcept nogil:
+        """Keep why an event was refused, with the balances of that moment."""
+        cdef refusal_t* refusal = &self.refusals[self.refusal_count]
+        cdef account_row_t* row
+        memset(refusal, 0, sizeof(refusal_t))
+        refusal.index = index
+        refusal.status = status
+        refusal.slot = self.refused_slot
+        if self.refused_slot != LIMIT_NO_SLOT:
+            row = row_at(self.accounts, self.refused_slot)
+            refusal.needed = self.needed
+            refusal.available = self.available
+            memcpy(refusal.balances, row, sizeof(refusal.balances))
+        self.refused_slot = LIMIT_NO_SLOT
+        self.refusal_count += 1
+
+    # ------------------------------------------------------------------------------------------
+    # Requests: event i of n gets timestamp - n + i + 1
+    # ------------------------------------------------------------------------------------------
+
+    def create_accounts(self, events, uint64_t timestamp, results, *, metadata=None,
+                        bint dry_run=False, bint explain=False):
+        """Create accounts (ACCOUNT array) and fill ``results``; return explanations of refusals when asked for.
+
+        ``metadata`` maps event indexes to canonical JSON. A dry run answers the same and changes nothing.
+        """
+        return self.request("ACCOUNT", events, timestamp, results, metadata, dry_run, explain)
+
+    def create_transfers(self, events, uint64_t timestamp, results, *, metadata=None,
+                         bint dry_run=False, bint explain=False):
+        """Create transfers (TRANSFER array); as ``create_accounts``. Raises Unavailable when holds could run out."""
+        return self.request("TRANSFER", events, timestamp, results, metadata, dry_run, explain)
+
+    def change_settings(self, events, uint64_t timestamp, results, *, metadata=None,
+                        bint dry_run=False, bint explain=False):
+        """Replace settings of accounts (ACCOUNT_SETTINGS array); as ``create_accounts``."""
+        return self.request(
+            "ACCOUNT_SETTINGS", events, timestamp, results, metadata, dry_run, explain)
+
+    def define(self, events, uint64_t timestamp, results, *, metadata=None,
+               bint dry_run=False, bint explain=False):
+        """Declare ledgers and codes (DEFINITION array); as ``create_accounts``."""
+        return self.request("DEFINITION", events, timestamp, results, metadata, dry_run, explain)
+
+    def move_business_date(self, events, uint64_t timestamp, results, *, metadata=None,
+                           bint dry_run=False, bint explain=False):
+        """Move the business date forward (BUSINESS_DATE array); as ``create_accounts``."""
+        return self.request(
+            "BUSINESS_DATE", events, timestamp, results, metadata, dry_run, explain)
+
+    def request(self, kind, events, uint64_t timestamp, results, metadata, bint dry_run, bint explain):
+        """Decide and commit one request of a kind of event; see the five methods above."""
+        cdef cnp.ndarray rows = np.ascontiguousarray(events, layout.DTYPES[kind])
+        cdef cnp.ndarray out = results
+        cdef uint32_t count = <uint32_t>rows.shape[0], undo_mark, entry_mark, metadata_mark, index
+        cdef uint64_t saved_account = self.last_account_timestamp
+        cdef uint64_t saved_transfer = self.last_transfer_timestamp
+        cdef result_t* answers
+        cdef const uint8_t** digests = NULL
+        cdef const uint8_t[::1] digest
+        cdef Block block = self.block
+        if block is None:
+            raise RuntimeError("no block is open")
+        if out.dtype != layout.RESULT or out.shape[0] != count or not out.flags.c_contiguous:
+            raise TypeError("results must be a contiguous RESULT array, one row for each event")
+        if count == 0:
+            return [] if explain else None
+        if timestamp > TIMESTAMP_MAX or timestamp - count < self.last_timestamp or count > timestamp:
+            raise ValueError(
+                f"timestamp {timestamp} leaves no room for {count} events after {self.last_timestamp}")
+        if kind == "TRANSFER":
+            self.check_hold_room(rows)
+        if not block.reserve(count) or not self.ids.reserve(block, count):
+            raise MemoryError
+        answers = <result_t*>cnp.PyArray_DATA(out)
+        undo_mark = self.undo_count
+        entry_mark = block.count
+        metadata_mark = block.metadata_count
+        kept = []                       # keeps the digests alive while C points at them
+        saved_date, saved_declared = self.business_date, None
+        if dry_run:
+            self.undoing = True
+            saved_declared = dict(self.declared) if kind == "DEFINITION" else None
+        try:
+            if metadata:
+                digests = <const uint8_t**>malloc(count * sizeof(uint8_t*))
+                if digests == NULL:
+                    raise MemoryError
+                memset(digests, 0, count * sizeof(uint8_t*))
+                for event_index, item in metadata.items():
+                    digest = blake3(item).digest()
+                    kept.append(digest)
+                    if not 0 <= event_index < count:
+                        raise IndexError(f"metadata for event {event_index} of {count}")
+                    digests[event_index] = &digest[0]
+            self.event_digests = digests
+            self.event_digest = NULL
+            self.refusal_count = 0
+            if explain:
+                self.refusals = <refusal_t*>malloc(count * sizeof(refusal_t))
+                if self.refusals == NULL:
+                    raise MemoryError
+            if kind == "ACCOUNT":
+                self.run_accounts_of(rows, count, timestamp, answers, explain)
+            elif kind == "TRANSFER":
+                self.run_transfers_of(rows, count, timestamp, answers, explain)
+            else:
+                self.run_administrative(kind, rows, count, timestamp, answers, metadata, explain)
+            explanations = self.explain_refusals(kind) if explain else None
+            if dry_run:
+                self.roll_back(undo_mark, entry_mark)
+                self.last_account_timestamp = saved_account
+                self.last_transfer_timestamp = saved_transfer
+                self.business_date = saved_date
+                if saved_declared is not None:
+                    self.declared = saved_declared
+            else:
+                self.last_timestamp = timestamp
+                if block.metadata_count > metadata_mark:
+                    self.keep_metadata(block, metadata, metadata_mark)
+            return explanations
+        finally:
+            self.undoing = False
+            self.undo_count = 0
+            self.event_digests = NULL
+            self.event_digest = NULL
+            free(<void*>digests)
+            free(self.refusals)
+            self.refusals = NULL
+
+    cdef void keep_metadata(self, Block block, dict metadata, uint32_t mark) except *:
+        """Hand the metadata of the request's entries to the block, in the order of the entries."""
+        cdef uint32_t place
+        by_digest = {blake3(item).digest(): bytes(item) for item in metadata.values()}
+        for place in range(mark, block.metadata_count):
+            block.metadata.append(by_digest[<bytes>block.digests[32 * place:32 * place + 32]])
+
+    cdef void check_hold_room(self, cnp.ndarray rows) except *:
+        cdef const transfer_t* events = <const transfer_t*>cnp.PyArray_DATA(rows)
+        cdef uint32_t index, pending = 0, count = <uint32_t>rows.shape[0]
+        for index in range(count):
+            pending += (events[index].flags & TRANSFER_PENDING) != 0
+        if pending and pending + self.holds.count > self.holds.maximum:
+            raise Unavailable(
+                "holds_full",
+                f"{self.holds.count} pending transfers are open and {self.holds.maximum} is the most")
+
+    cdef void run_accounts_of(self, cnp.ndarray rows, uint32_t count, uint64_t timestamp,
+                              result_t* results, bint explain) except *:
+        cdef const account_t* events = <const account_t*>cnp.PyArray_DATA(rows)
+        cdef uint32_t index
+        if count and events[0].flags & ACCOUNT_IMPORTED:
+            self.load_used_timestamps([
+                self.block.rows[index].record.timestamp for index in range(self.block.count)
+                if self.block.rows[index].kind in (ENTRY_KIND_TRANSFER, ENTRY_KIND_EXPIRY)
+            ])
+        with nogil:
+            self.run_accounts(events, count, timestamp, results, explain)
+
+    cdef void run_transfers_of(self, cnp.ndarray rows, uint32_t count, uint64_t timestamp,
+                               result_t* results, bint explain) except *:
+        cdef const transfer_t* events = <const transfer_t*>cnp.PyArray_DATA(rows)
+        with nogil:
+            self.run_transfers(events, count, timestamp, results, explain)
+
+    def explain_refusals(self, kind):
+        """Return why the last request's events were refused: a list of dicts."""
+        cdef uint32_t number, place
+        cdef refusal_t* refusal
+        statuses = "ADMINISTRATIVE" if kind not in ("ACCOUNT", "TRANSFER") else kind
+        rules = {status.number: status for status in layout.STATUSES[statuses]}
+        names = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
+        explanations = []
+        for number in range(self.refusal_count):
+            refusal = &self.refusals[number]
+            rule = rules[refusal.status]
+            explanation = {"index": refusal.index, "status": rule.name, "rule": rule.doc}
+            if refusal.slot != LIMIT_NO_SLOT:
+                explanation["account_id"] = as_int(row_at(self.accounts, refusal.slot).id)
+                explanation["needed"] = as_int(refusal.needed)
+                explanation["available"] = as_int(refusal.available)
+                explanation["balances"] = {
+                    names[place]: as_int(refusal.balances[place]) for place in range(4)
+                }
+            explanations.append(explanation)
+        return explanations
+
+    # ------------------------------------------------------------------------------------------
+    # Expiry
+    # ------------------------------------------------------------------------------------------
+
+    def due_count(self, uint64_t timestamp, uint32_t limit):
+        """Return how many open holds have expired at ``timestamp``, counting no further than ``limit``."""
+        cdef uint32_t place, due = 0
+        for place in range(self.holds.used):
+            if due == limit:
+                break
+            due += (self.holds.rows[place].state == HOLD_OPEN
+                    and self.holds.rows[place].expires_at_ns != 0
+                    and self.holds.rows[place].expires_at_ns <= timestamp)
+        return due
+
+    def expire(self, uint64_t timestamp, uint32_t limit):
+        """Expire at most ``limit`` holds due at ``timestamp``, in order of (expires_at, creation).
+
+        Expiry i of k takes the timestamp ``timestamp - k + i + 1``. Returns k.
+        """
+        cdef Block block = self.block
+        cdef uint32_t count = 0, index
+        cdef int64_t place
+        cdef hold_t* hold
+        cdef entry_t* entry
+        if block is None:
+            raise RuntimeError("no block is open")
+        if timestamp > TIMESTAMP_MAX or timestamp < self.last_timestamp:
+            raise ValueError(f"timestamp {timestamp} is before {self.last_timestamp}")
+        if self.holds.next_expiry_ns == 0 or self.holds.next_expiry_ns > timestamp:
+            return 0
+        # Each needs a timestamp of its own after the last one.
+        limit = <uint32_t>min(<uint64_t>limit, timestamp - self.last_timestamp)
+        self.event_digest = NULL
+        while count < limit:
+            place = self.holds.next_due(timestamp)
+            if place < 0:
+                break
+            if not block.reserve(1) or not self.ids.reserve(block, 1):
+                raise MemoryError
+            hold = &self.holds.rows[place]
+            entry = &block.rows[block.count]
+            memset(entry, 0, sizeof(entry_t))
+            entry.kind = ENTRY_KIND_EXPIRY
+            entry.record.pending_id = hold.id
+            entry.record.debit_account_id = row_at(self.accounts, hold.debit_slot).id
+            entry.record.credit_account_id = row_at(self.accounts, hold.credit_slot).id
+            entry.record.ledger = hold.ledger
+            entry.record.code = hold.code
+            entry.released = hold.amount
+            entry.debit_slot = hold.debit_slot
+            entry.credit_slot = hold.credit_slot
+            entry.flags = reopening(hold)
+            self.commit(entry)
+            self.finish_entry(entry, 0)
+            count += 1
+        for index in range(count):
+            block.rows[block.count - count + index].record.timestamp = timestamp - count + index + 1
+        if count:
+            self.last_timestamp = timestamp
+            self.last_transfer_timestamp = timestamp
+        return count
+
+    # ------------------------------------------------------------------------------------------
+    # Administrative events: few, so they are decided one by one
+    # ------------------------------------------------------------------------------------------
+
+    cdef void run_administrative(
+        self, kind, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
+        metadata, bint explain
+    ) except *:
+        # All three kinds have a transfer's offsets.
+        cdef const transfer_t* events = <const transfer_t*>cnp.PyArray_DATA(rows)
+        cdef const transfer_t* event
+        cdef entry_t* entry
+        cdef uint32_t index, status
+        cdef uint8_t entry_kind = {
+            "ACCOUNT_SETTINGS": ENTRY_KIND_ACCOUNT_SETTINGS,
+            "DEFINITION": ENTRY_KIND_DEFINITION,
+            "BUSINESS_DATE": ENTRY_KIND_ADMINISTRATION,
+        }[kind]
+        cdef uint64_t hash
+        for index in range(count):
+            event = &events[index]
+            hash = hash_id(event.id, NAMESPACE_ADMINISTRATIVE)
+            results[index].timestamp = timestamp - count + index + 1
+            results[index].reserved = 0
+            self.event_digest = NULL if self.event_digests == NULL else self.event_digests[index]
+            self.exists_timestamp = 0
+            self.refused_slot = LIMIT_NO_SLOT
+            entry = &self.block.rows[self.block.count]
+            memset(entry, 0, sizeof(entry_t))
+            entry.kind = entry_kind
+            entry.record = event[0]
+            entry.record.timestamp = timestamp - count + index + 1
+            entry.debit_slot = LIMIT_NO_SLOT
+            entry.credit_slot = LIMIT_NO_SLOT
+            status = self.decide_administrative(event, entry, hash)
+            if self.exists_timestamp:
+                results[index].timestamp = self.exists_timestamp
+            results[index].status = status
+            if status != STATUS_CREATED:
+                if explain:
+                    self.note_refusal(index, status)
+                continue
+            # From here on the event must succeed.
+            if self.event_digest != NULL:
+                entry.flags |= ENTRY_HAS_METADATA
+            self.commit(entry)
+            if entry_kind == ENTRY_KIND_DEFINITION:
+                self.declare(entry, bytes(metadata[index]) if self.event_digest != NULL else b"")
+            elif entry_kind == ENTRY_KIND_ADMINISTRATION:
+                self.business_date = entry.record.user_data_32
+            self.finish_entry(entry, hash)
+
+    cdef uint32_t decide_administrative(
+        self, const transfer_t* event, entry_t* entry, uint64_t hash
+    ) except 0:
+        """The status of a settings, definition or business date event; ``entry`` is completed from the account."""
+        cdef found_t found
+        cdef transfer_t stored
+        cdef int64_t slot
+        cdef uint8_t kind = entry.kind
+        cdef bint reserved_field, reserved_flag
+        if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+            reserved_field = (not is_zero(event.credit_account_id) or event.timeout != 0
+                              or event.ledger != 0 or event.code != 0)
+            reserved_flag = event.flags & ~SETTINGS_FLAGS_KNOWN != 0
+        else:
+            reserved_field = (
+                not is_zero(event.debit_account_id) or not is_zero(event.credit_account_id)
+                or not is_zero(event.amount) or not is_zero(event.pending_id)
+                or not is_zero(event.user_data_128) or event.user_data_64 != 0)
+            reserved_flag = event.flags & ~DEFINITION_NORMAL_SIDE_CREDIT != 0
+            if kind == ENTRY_KIND_ADMINISTRATION:
+                reserved_field = (reserved_field or event.timeout != 0 or event.ledger != 0
+                                  or event.code != 0)
+                reserved_flag = event.flags != 0
+            elif event.timeout == DEFINITION_KIND_LEDGER:
+                reserved_flag = event.flags != 0
+        if event.timestamp != 0:
+            return ADMINISTRATIVE_STATUS_TIMESTAMP_MUST_BE_ZERO
+        if reserved_field:
+            return ADMINISTRATIVE_STATUS_RESERVED_FIELD
+        if reserved_flag:
+            return ADMINISTRATIVE_STATUS_RESERVED_FLAG
+        if is_zero(event.id):
+            return ADMINISTRATIVE_STATUS_ID_MUST_NOT_BE_ZERO
+        if is_max(event.id):
+            return ADMINISTRATIVE_STATUS_ID_MUST_NOT_BE_INT_MAX
+        found = self.find_event(NAMESPACE_ADMINISTRATIVE, event.id, hash)
+        if found.record != NULL:
+            stored = found.record[0]
+            self.exists_timestamp = stored.timestamp
+            stored.timestamp = 0
+            if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+                stored.ledger = 0
+                stored.code = 0
+            if found.kind != kind or memcmp(&stored, event, sizeof(transfer_t)):
+                self.exists_timestamp = 0
+                return ADMINISTRATIVE_STATUS_EXISTS_WITH_DIFFERENT_CONTENT
+            if not same_digest(self.event_digest, found.digest):
+                self.exists_timestamp = 0
+                return ADMINISTRATIVE_STATUS_EXISTS_WITH_DIFFERENT_METADATA
+            return ADMINISTRATIVE_STATUS_EXISTS
+        if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+            if is_zero(event.debit_account_id):
+                return ADMINISTRATIVE_STATUS_ACCOUNT_ID_MUST_NOT_BE_ZERO
+            if is_max(event.debit_account_id):
+                return ADMINISTRATIVE_STATUS_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
+            if not event.flags & ACCOUNT_SETTINGS_OVERDRAFT and not is_zero(event.amount):
+                return ADMINISTRATIVE_STATUS_OVERDRAFT_MUST_BE_ZERO
+            if not event.flags & ACCOUNT_SETTINGS_CEILING and not is_zero(event.pending_id):
+                return ADMINISTRATIVE_STATUS_CEILING_MUST_BE_ZERO
+            slot = self.accounts.find(
+                event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
+            if slot < 0:
+                return ADMINISTRATIVE_STATUS_ACCOUNT_NOT_FOUND
+            entry.debit_slot = <uint32_t>slot
+            entry.record.ledger = row_at(self.accounts, <uint32_t>slot).ledger
+            entry.record.code = row_at(self.accounts, <uint32_t>slot).code
+        elif kind == ENTRY_KIND_DEFINITION:
+            if event.timeout == DEFINITION_KIND_LEDGER:
+                if event.ledger == 0:
+                    return ADMINISTRATIVE_STATUS_LEDGER_MUST_NOT_BE_ZERO
+                if event.code != 0:
+                    return ADMINISTRATIVE_STATUS_CODE_MUST_BE_ZERO
+                if event.user_data_32 > 18:
+                    return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
+            elif event.timeout == DEFINITION_KIND_CODE:
+                if event.ledger != 0:
+                    return ADMINISTRATIVE_STATUS_LEDGER_MUST_BE_ZERO
+                if event.code == 0:
+                    return ADMINISTRATIVE_STATUS_CODE_MUST_NOT_BE_ZERO
+                if event.user_data_32 != 0:
+                    return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
+            else:
+                return ADMINISTRATIVE_STATUS_DEFINITION_KIND_UNKNOWN
+            if (len(self.declared) >= LIMIT_DEFINITIONS_MAX
+                    and (event.timeout, event.ledger, event.code) not in self.declared):
+                return ADMINISTRATIVE_STATUS_DEFINITIONS_FULL
+        else:
+            if not is_calendar_day(event.user_data_32):
+                return ADMINISTRATIVE_STATUS_DATE_OUT_OF_RANGE
+            if event.user_data_32 <= self.business_date:
+                return ADMINISTRATIVE_STATUS_DATE_MUST_ADVANCE
+        return STATUS_CREATED
+
+    # ------------------------------------------------------------------------------------------
+    # Verification: decide stored entries again
+    # ------------------------------------------------------------------------------------------
+
+    def redecide(self, Block block):
+        """Decide every entry of a stored block again and commit it; return what differs, one line each.
+
+        The state must be that before the block. Balances, numbers and positions are compared as in ``replay``;
+        afterwards the state is that after the block as long as nothing differed.
+        """
+        cdef uint32_t index, count, status
+        cdef entry_t* stored
+        cdef entry_t decided
+        cdef transfer_t event
+        cdef account_t opening
+        cdef uint64_t timestamp
+        cdef int64_t debit, credit, place
+        cdef Block scratch = Block()
+        differences = []
+        scratch.number = block.number
+        if not scratch.reserve(1):
+            raise MemoryError
+        self.ids.clear()
+        if not self.ids.reserve(scratch, 1):
+            raise MemoryError
+        count = block.count
+        for index in range(count):
+            stored = &block.rows[index]
+            event = stored.record
+            timestamp = event.timestamp
+            self.block = scratch
+            self.event_digest = NULL
+            self.refused_slot = LIMIT_NO_SLOT
+            self.exists_timestamp = 0
+            if stored.metadata:
+                self.event_digest = block.digests + <size_t>32 * (stored.metadata - 1)
+            status = STATUS_CREATED
+            memset(&decided, 0, sizeof(decided))
+            if stored.kind == ENTRY_KIND_ACCOUNT:
+                memset(&opening, 0, sizeof(opening))
+                opening.id = event.id
+                opening.user_data_128 = event.user_data_128
+                opening.user_data_64 = event.user_data_64
+                opening.user_data_32 = event.user_data_32
+                opening.ledger = event.ledger
+                opening.code = event.code
+                opening.flags = event.flags
+                opening.timestamp = event.timestamp
+                status = self.decide_account(
+                    &opening, timestamp, hash_id(event.id, self.accounts.seed))
+            elif stored.kind == ENTRY_KIND_TRANSFER:
+                if not event.flags & TRANSFER_IMPORTED:
+                    event.timestamp = 0
+                else:
+                    timestamp = block.last_timestamp
+                debit = self.accounts.find(
+                    event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
+                credit = self.accounts.find(
+                    event.credit_account_id, hash_id(event.credit_account_id, self.accounts.seed))
+                status = self.decide_transfer(
+                    &event, timestamp, hash_id(event.id, NAMESPACE_TRANSFER), debit, credit,
+                    &decided)
+                if status == STATUS_CREATED and (
+                    memcmp(&decided.record, &stored.record, sizeof(transfer_t))
+                    or not equal(decided.released, stored.released)
+                    or decided.debit_slot != stored.debit_slot
+                    or decided.credit_slot != stored.credit_slot
+                    or decided.flags != stored.flags & ~ENTRY_HAS_METADATA
+                ):
+                    differences.append(f"block {block.number}, entry {index}: decided differently")
+            elif stored.kind == ENTRY_KIND_EXPIRY:
+                place = self.holds.next_due(timestamp)
+                if place < 0 or not equal(self.holds.rows[place].id, event.pending_id):
+                    differences.append(
+                        f"block {block.number}, entry {index}: another hold was due to expire")
+                elif (not equal(self.holds.rows[place].amount, stored.released)
+                      or self.holds.rows[place].debit_slot != stored.debit_slot
+                      or self.holds.rows[place].credit_slot != stored.credit_slot
+                      or reopening(&self.holds.rows[place]) != stored.flags):
+                    differences.append(
+                        f"block {block.number}, entry {index}: the expiry is not that of its hold")
+            elif stored.kind == ENTRY_KIND_BURNED_ID:
+                if not is_transient(event.code):
+                    differences.append(
+                        f"block {block.number}, entry {index}: burned by a status that burns none")
+            else:
+                event.timestamp = 0
+                if stored.kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+                    event.ledger = 0
+                    event.code = 0
+                decided.kind = stored.kind
+                decided.record = stored.record
+                decided.debit_slot = LIMIT_NO_SLOT
+                decided.credit_slot = LIMIT_NO_SLOT
+                status = self.decide_administrative(
+                    &event, &decided, hash_id(event.id, NAMESPACE_ADMINISTRATIVE))
+                if status == STATUS_CREATED and (
+                    decided.debit_slot != stored.debit_slot
+                    or memcmp(&decided.record, &stored.record, sizeof(transfer_t))
+                ):
+                    differences.append(f"block {block.number}, entry {index}: decided differently")
+                elif stored.kind == ENTRY_KIND_ADMINISTRATION:
+                    self.business_date = event.user_data_32
+                elif stored.kind == ENTRY_KIND_DEFINITION:
+                    self.replay_declaration(block, stored)
+            if status != STATUS_CREATED:
+                differences.append(
+                    f"block {block.number}, entry {index}: the rules refuse it with status {status}")
+            differences.extend(self.recommit(block, index))
+            if stored.kind == ENTRY_KIND_ACCOUNT:
+                self.last_account_timestamp = stored.record.timestamp
+            elif stored.kind == ENTRY_KIND_TRANSFER or stored.kind == ENTRY_KIND_EXPIRY:
+                self.last_transfer_timestamp = stored.record.timestamp
+            if differences:
+                break
+        self.block = None
+        self.event_digest = NULL
+        for index in range(self.tombstone_count):
+            self.holds.release(self.tombstones[index])
+        self.tombstone_count = 0
+        for name in ("last_account_timestamp", "last_transfer_timestamp", "business_date"):
+            if not differences and getattr(self, name) != getattr(block, name):
+                differences.append(f"block {block.number}: {name} in its header is wrong")
+        self.last_timestamp = block.last_timestamp
+        self.block_number = <int64_t>block.number
+        self.entry_number = block.first_entry + count
+        return differences
+
+    cdef list recommit(self, Block block, uint32_t index):
+        """Commit one stored entry in place and compare its sides; what differs, one line each."""
+        cdef entry_t* entry = &block.rows[index]
+        cdef entry_t stored = entry[0]
+        cdef uint32_t count = block.count
+        cdef str what = self.misfit(entry)
+        if what:
+            return [f"block {block.number}, entry {index}: {what}"]
+        self.block = block
+        block.count = index                     # the entry's own place, for its position
+        entry.reserved = 0
+        self.commit(entry)
+        block.count = count
+        if (memcmp(&entry.debit, &stored.debit, sizeof(side_t))
+                or memcmp(&entry.credit, &stored.credit, sizeof(side_t))
+                or entry.debit_slot != stored.debit_slot):
+            return [f"block {block.number}, entry {index}: its balances, numbers or positions differ"]
+        return []
+
+
+cdef object as_int(u128_t value):
+    return int(value.lo) | int(value.hi) << 64
+
+
+cdef bint is_calendar_day(uint32_t date):
+    """Whether YYYYMMDD is a day of the calendar."""
+    try:
+        datetime.date(date // 10000, date // 100 % 100, date % 100)
+    except ValueError:
+        return False
+    return True
+
+
+def check_layout():
+    """Compare the C structs with the dtypes of layout.py, names and offsets; raise ImportError on any difference."""
+    cdef account_t account
+    cdef transfer_t transfer
+    cdef account_balance_t account_balance
+    cdef result_t result
+    cdef account_filter_t account_filter
+    cdef query_filter_t query_filter
+    cdef change_events_filter_t change_events_filter
+    cdef change_event_t change_event
+    cdef account_settings_t account_settings
+    cdef definition_t definition
+    cdef business_date_t business_date
+    cdef entry_t entry
+    cdef resolved_t resolved
+    cdef candidate_t candidate
+    cdef block_header_t block_header
+    compiled = {
+        "ACCOUNT": np.asarray(<account_t[:1]>&account).dtype,
+        "TRANSFER": np.asarray(<transfer_t[:1]>&transfer).dtype,
+        "ACCOUNT_BALANCE": np.asarray(<account_balance_t[:1]>&account_balance).dtype,
+        "RESULT": np.asarray(<result_t[:1]>&result).dtype,
+        "ACCOUNT_FILTER": np.asarray(<account_filter_t[:1]>&account_filter).dtype,
+        "QUERY_FILTER": np.asarray(<query_filter_t[:1]>&query_filter).dtype,
+        "CHANGE_EVENTS_FILTER": np.asarray(<change_events_filter_t[:1]>&change_events_filter).dtype,
+        "CHANGE_EVENT": np.asarray(<change_event_t[:1]>&change_event).dtype,
+        "ACCOUNT_SETTINGS": np.asarray(<account_settings_t[:1]>&account_settings).dtype,
+        "DEFINITION": np.asarray(<definition_t[:1]>&definition).dtype,
+        "BUSINESS_DATE": np.asarray(<business_date_t[:1]>&business_date).dtype,
+        "ENTRY": np.asarray(<entry_t[:1]>&entry).dtype,
+        "RESOLVED": np.asarray(<resolved_t[:1]>&resolved).dtype,
+        "CANDIDATE": np.asarray(<candidate_t[:1]>&candidate).dtype,
+        "BLOCK_HEADER": np.asarray(<block_header_t[:1]>&block_header).dtype,
+    }
+    for name, dtype in compiled.items():
+        if dtype != layout.DTYPES[name]:
+            raise ImportError(
+                f"the C struct of {name} is not the record of layout.py: {dtype} and {layout.DTYPES[name]};"
+                f" run tools/generate.py and build again")
+
+
+check_layout()
