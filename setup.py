@@ -16,7 +16,8 @@ DEBUG = os.environ.get("SANYUAN_DEBUG") == "1"
 COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
 if shutil.which(COMPILER) is None:
     raise SystemExit(
-        f"sanyuan needs a C compiler and found no '{COMPILER}': apt-get install gcc libc6-dev python3-dev"
+        f"sanyuan needs a C compiler and found no '{COMPILER}':"
+        " apt-get install gcc libc6-dev python3-dev"
     )
 
 DIRECTIVES = {

@@ -1,4 +1,5 @@
-"""The table of accounts: rows by slot, found by id, grouped by (ledger, code), written to disk by page."""
+"""The table of accounts: rows by slot, found by id, grouped by (ledger, code), written to disk by
+page."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -76,7 +77,7 @@ cdef class Accounts:
     cdef uint32_t group_capacity
     cdef index_t group_index
     cdef uint8_t* dirty         # one byte a page
-    cdef uint64_t* loaded       # 1 + block number up to which a loaded page is current; 0 when not loaded
+    cdef uint64_t* loaded       # 1 + block up to which a loaded page is current; 0 if not loaded
     cdef uint32_t page_capacity
     cdef uint32_t sweep_page    # where the next search for dirty pages starts
 
@@ -90,7 +91,8 @@ cdef class Accounts:
     cdef bint reserve_slot(self, uint32_t slot) noexcept nogil
     cdef int64_t find_group(self, uint32_t ledger, uint16_t code) noexcept nogil
     cdef bint timestamp_used(self, uint64_t timestamp) noexcept nogil
-    cdef void move_group_sums(self, const account_row_t* before, const account_row_t* after) noexcept nogil
+    cdef void move_group_sums(
+        self, const account_row_t* before, const account_row_t* after) noexcept nogil
 
 
 cdef inline account_row_t* row_at(Accounts accounts, uint32_t slot) noexcept nogil:

@@ -1,8 +1,10 @@
 # cython: language_level=3
-"""The table of accounts: rows by slot, found by id, grouped by (ledger, code), written to disk by page.
+"""The table of accounts: rows by slot, found by id, grouped by (ledger, code), written to disk by
+page.
 
 Slots are given in order of opening and never change. Rows live in chunks that never move, so that a
-reader on another thread may look at what never changes in them: id, ledger, code, user data, timestamp.
+reader on another thread may look at what never changes in them: id, ledger, code, user data,
+timestamp.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -29,7 +31,8 @@ cdef extern from *:
         if (base == MAP_FAILED) return NULL;
         uint8_t *aligned = (uint8_t *)(((uintptr_t)base + huge - 1) & ~(uintptr_t)(huge - 1));
         if (aligned > base) munmap(base, (size_t)(aligned - base));
-        if (aligned - base < (ptrdiff_t)huge) munmap(aligned + size, huge - (size_t)(aligned - base));
+        if (aligned - base < (ptrdiff_t)huge)
+            munmap(aligned + size, huge - (size_t)(aligned - base));
         return aligned;
     }
     static void sanyuan_unmap(void *base, size_t size) { munmap(base, size); }
@@ -174,7 +177,8 @@ cdef class Accounts:
         return slot
 
     cdef bint open_at(self, uint32_t slot, const account_t* record, uint64_t hash) noexcept nogil:
-        """Open an account in an empty slot, below ``count`` only in recovery; False when memory is out."""
+        """Open an account in an empty slot, below ``count`` only in recovery; False when memory is
+        out."""
         cdef int64_t group
         cdef account_row_t* row
         if not self.reserve_slot(slot):
@@ -266,7 +270,8 @@ cdef class Accounts:
         return (self.count + LIMIT_PAGE_SLOTS - 1) // LIMIT_PAGE_SLOTS
 
     def dirty_pages(self, uint32_t limit):
-        """Return at most ``limit`` pages changed since they were last taken, in turn; they count as taken."""
+        """Return at most ``limit`` pages changed since they were last taken, in turn; they count as
+        taken."""
         cdef uint32_t pages = self.page_count, seen = 0
         found = []
         while seen < pages and len(found) < limit:
@@ -280,7 +285,8 @@ cdef class Accounts:
         return found
 
     def copy_page(self, uint32_t page):
-        """Return the bytes of a page: a count, that many rows, then each extra with its place in the page."""
+        """Return the bytes of a page: a count, that many rows, then each extra with its place in
+        the page."""
         cdef uint32_t first = page * LIMIT_PAGE_SLOTS
         cdef uint32_t rows, offset
         cdef account_row_t* row
@@ -296,7 +302,8 @@ cdef class Accounts:
         return b"".join(parts)
 
     def load_page(self, uint32_t page, const uint8_t[::1] data, uint64_t block):
-        """Take a page as ``copy_page`` gave it, current up to ``block``; raise DataDamaged when it cannot be one."""
+        """Take a page as ``copy_page`` gave it, current up to ``block``; raise DataDamaged when it
+        cannot be one."""
         cdef uint32_t first = page * LIMIT_PAGE_SLOTS
         cdef uint32_t rows, offset, extra
         cdef size_t size = data.shape[0], at
@@ -329,7 +336,8 @@ cdef class Accounts:
     def finish_load(self):
         """Rebuild the index after pages were loaded; raise DataDamaged on a repeated id.
 
-        A page copied early may lack accounts opened later, though a page behind it was copied after that:
+        A page copied early may lack accounts opened later, though a page behind it was copied after
+        that:
         those slots are empty until their openings are replayed.
         """
         cdef uint32_t slot
@@ -351,11 +359,13 @@ cdef class Accounts:
             row.group = <uint32_t>group
 
     def forget_loaded(self):
-        """Forget up to which block pages were loaded; what is committed from now on counts for every page."""
+        """Forget up to which block pages were loaded; what is committed from now on counts for
+        every page."""
         memset(self.loaded, 0, self.page_capacity * sizeof(uint64_t))
 
     def rebuild_groups(self):
-        """Count and add up the groups anew from every row, and number their members in order of slots.
+        """Count and add up the groups anew from every row, and number their members in order of
+        slots.
 
         Raises DataDamaged when a slot is still empty.
         """
@@ -377,7 +387,8 @@ cdef class Accounts:
             self.move_group_sums(&nothing, row)
 
     def group_rows(self):
-        """Return (ledger, code, account_count, debits_pending, debits_posted, credits_pending, credits_posted)
+        """Return (ledger, code, account_count, debits_pending, debits_posted, credits_pending,
+        credits_posted)
         of every group with accounts, in order of (ledger, code)."""
         cdef uint32_t number
         cdef group_t* group

@@ -30,14 +30,16 @@ cdef uint8_t namespace_of(uint8_t kind) noexcept nogil:
 
 
 cdef bint has_id(uint8_t kind) noexcept nogil:
-    """Whether an entry of this kind uses up an id of a namespace (accounts have a table of their own)."""
+    """Whether an entry of this kind uses up an id of a namespace (accounts have a table of their
+    own)."""
     return kind != ENTRY_KIND_ACCOUNT and kind != ENTRY_KIND_EXPIRY
 
 
 cdef class Block:
     """Entries that become durable together, in order, with their metadata objects.
 
-    Filled by ``Core`` between ``open_block`` and ``close_block``, then hashed, packed and stored; it may be
+    Filled by ``Core`` between ``open_block`` and ``close_block``, then hashed, packed and stored;
+    it may be
     opened again once it is durable. ``entries`` is a view that is valid until then.
     """
 
@@ -52,7 +54,8 @@ cdef class Block:
 
     @staticmethod
     def of(view, entries, metadata=()):
-        """Return a block of decoded entries; ``view`` has the header's fields, ``metadata`` is in order of entries."""
+        """Return a block of decoded entries; ``view`` has the header's fields, ``metadata`` is in
+        order of entries."""
         cdef Block block = Block()
         cdef cnp.ndarray rows = np.ascontiguousarray(entries, layout.ENTRY)
         cdef uint32_t index, place = 0
@@ -78,7 +81,9 @@ cdef class Block:
                 place += 1
                 block.rows[index].metadata = place
         if place != len(block.metadata):
-            raise ValueError(f"block {block.number}: {place} entries have metadata, {len(block.metadata)} given")
+            raise ValueError(
+                f"block {block.number}: {place} entries have metadata,"
+                f" {len(block.metadata)} given")
         return block
 
     @property

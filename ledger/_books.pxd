@@ -16,4 +16,4 @@ cdef class Books:
     cdef readonly uint32_t business_date
     cdef readonly int64_t block_number          # the last block with entries; -1 before the first
     cdef readonly uint64_t entry_number         # the next entry's
-    cdef dict declared                          # (kind, ledger, code) -> (exponent, flags, metadata)
+    cdef dict declared          # (kind, ledger, code) -> (exponent, flags, metadata)

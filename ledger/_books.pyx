@@ -2,7 +2,7 @@
 """The books: accounts, open holds, declarations and clocks, and what can be read from them."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 cimport numpy as cnp
 
@@ -10,8 +10,8 @@ from ledger._accounts cimport ROW_FLAGS, Accounts, account_row_t, extra_t, row_a
 from ledger._holds cimport Holds
 from ledger._index cimport hash_id
 from ledger._layout cimport (
-    LIMIT_NO_SLOT, LIMIT_QUERY_RECORDS_MAX, QUERY_FILTER_REVERSED, TIMESTAMP_MAX, account_t, entry_t,
-    query_filter_t, u128_t,
+    LIMIT_NO_SLOT, LIMIT_QUERY_RECORDS_MAX, QUERY_FILTER_REVERSED, TIMESTAMP_MAX, account_t,
+    entry_t, query_filter_t, u128_t,
 )
 from ledger._u128 cimport equal, is_zero
 
@@ -54,7 +54,8 @@ cdef object integer(u128_t value):
 
 
 cdef class Books:
-    """All accounts, open holds and clocks of one ledger, as they are after the last committed entry."""
+    """All accounts, open holds and clocks of one ledger, as they are after the last committed
+    entry."""
 
     def __cinit__(self, *, uint32_t holds_max=1 << 22, uint64_t seed=0):
         self.accounts = Accounts(seed)
@@ -103,9 +104,11 @@ cdef class Books:
         return accounts, found
 
     def account_details(self, id):
-        """Return what a look-up does not show of an account (a dict), or None when there is no such account.
+        """Return what a look-up does not show of an account (a dict), or None when there is no such
+        account.
 
-        slot, entry_count, last_position, ordinal, head (bytes), settings (flags), overdraft, ceiling.
+        slot, entry_count, last_position, ordinal, head (bytes), settings (flags), overdraft,
+        ceiling.
         """
         cdef int64_t slot = self.slot_of(id)
         cdef account_row_t* row
@@ -147,25 +150,27 @@ cdef class Books:
         for index in range(count):
             if row[index].debit_slot != LIMIT_NO_SLOT:
                 if row[index].debit_slot >= self.accounts.count:
-                    raise DataDamaged(f"an entry names slot {row[index].debit_slot}, which is not open")
+                    raise DataDamaged(f"an entry names slot {row[index].debit_slot}, not open")
                 row[index].record.debit_account_id = row_at(
                     self.accounts, row[index].debit_slot).id
             if row[index].credit_slot != LIMIT_NO_SLOT:
                 if row[index].credit_slot >= self.accounts.count:
-                    raise DataDamaged(f"an entry names slot {row[index].credit_slot}, which is not open")
+                    raise DataDamaged(f"an entry names slot {row[index].credit_slot}, not open")
                 row[index].record.credit_account_id = row_at(
                     self.accounts, row[index].credit_slot).id
 
     # ---- many accounts ----
 
     def trial_balance(self):
-        """Return the sums of every (ledger, code) with accounts, in that order: a list of dicts of integers."""
+        """Return the sums of every (ledger, code) with accounts, in that order: a list of dicts of
+        integers."""
         names = ("ledger", "code", "account_count", "debits_pending", "debits_posted",
                  "credits_pending", "credits_posted")
         return [dict(zip(names, row, strict=True)) for row in self.accounts.group_rows()]
 
     def query_accounts(self, filter):
-        """Return the accounts that match a QUERY_FILTER record, in order of creation, at most 8190."""
+        """Return the accounts that match a QUERY_FILTER record, in order of creation, at most
+        8190."""
         cdef cnp.ndarray one = np.array([filter], layout.QUERY_FILTER).reshape(-1)
         cdef query_filter_t* query = <query_filter_t*>cnp.PyArray_DATA(one)
         cdef uint64_t earliest = query.timestamp_min
@@ -217,7 +222,8 @@ cdef class Books:
         return accounts[:found]
 
     def definitions(self):
-        """Return all declared ledgers and codes: dicts with kind, ledger, code, exponent, flags, metadata (bytes)."""
+        """Return all declared ledgers and codes: dicts with kind, ledger, code, exponent, flags,
+        metadata (bytes)."""
         return [
             {"kind": kind, "ledger": ledger, "code": code, "exponent": exponent, "flags": flags,
              "metadata": metadata}
@@ -237,7 +243,8 @@ cdef class Books:
         return self.holds.page_count
 
     def dirty_pages(self, kind, uint32_t limit):
-        """Return at most ``limit`` pages of a kind (accounts, holds) that changed; they count as taken."""
+        """Return at most ``limit`` pages of a kind (accounts, holds) that changed; they count as
+        taken."""
         return self.table(kind).dirty_pages(limit)
 
     def copy_page(self, kind, uint32_t page):
@@ -245,7 +252,8 @@ cdef class Books:
         return self.table(kind).copy_page(page)
 
     def load_page(self, kind, uint32_t page, data, uint64_t position):
-        """Take a page that was copied after block ``position``; raise DataDamaged when it cannot be one."""
+        """Take a page that was copied after block ``position``; raise DataDamaged when it cannot be
+        one."""
         if kind == "accounts":
             self.accounts.load_page(page, data, position)
         else:

@@ -1,4 +1,5 @@
-"""Commit: what was decided becomes the state, and can be taken back within a linked chain or a dry run."""
+"""Commit: what was decided becomes the state, and can be taken back within a linked chain or a dry
+run."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -26,14 +27,14 @@ cdef class Committer(Books):
     # The open block.
     cdef Block block
     cdef BlockIds ids
-    cdef const uint8_t* event_digest            # of the metadata of the event being decided, or NULL
+    cdef const uint8_t* event_digest            # of the event's metadata, or NULL
     cdef uint32_t* tombstones                   # holds resolved in this block
     cdef uint32_t tombstone_count
     cdef uint32_t tombstone_capacity
     cdef resolved_t* resolved
     cdef uint32_t resolved_count
     cdef index_t resolved_index
-    cdef uint64_t* used_timestamps              # of transfers and expiries, sorted; asked for beforehand
+    cdef uint64_t* used_timestamps              # of transfers and expiries, sorted
     cdef uint32_t used_timestamp_count
 
     # The open undo scope: a linked chain or a dry run.

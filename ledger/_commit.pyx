@@ -1,7 +1,9 @@
 # cython: language_level=3
-"""Commit: what was decided becomes the state, and can be taken back within a linked chain or a dry run.
+"""Commit: what was decided becomes the state, and can be taken back within a linked chain or a dry
+run.
 
-``commit`` cannot fail: every check was made before. Recovery, followers and restore run nothing else.
+``commit`` cannot fail: every check was made before. Recovery, followers and restore run nothing
+else.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -219,7 +221,8 @@ cdef class Committer(Books):
     ) noexcept nogil:
         """Give every 64th entry its skip pointer.
 
-        Entry n points to n - 64^3, n - 64^2 or n - 64, the farthest that n is a multiple of; the first entry
+        Entry n points to n - 64^3, n - 64^2 or n - 64, the farthest that n is a multiple of; the
+        first entry
         of a level, 64^2 and 64^3 itself, still uses the pointer of the level below.
         """
         cdef extra_t* extra
@@ -242,7 +245,8 @@ cdef class Committer(Books):
             extra.skip_262144 = here
 
     cdef void commit_holds(self, entry_t* entry) noexcept nogil:
-        """Add the hold of a pending transfer, or resolve the one that the entry names, unless that is done."""
+        """Add the hold of a pending transfer, or resolve the one that the entry names, unless that
+        is done."""
         cdef hold_t hold
         cdef int64_t place
         cdef uint8_t state
@@ -315,7 +319,8 @@ cdef class Committer(Books):
         return record
 
     cdef void roll_back(self, uint32_t undo_mark, uint32_t entry_mark) noexcept nogil:
-        """Take back everything since the marks: state in reverse order, then the block's entries."""
+        """Take back everything since the marks: state in reverse order, then the block's
+        entries."""
         cdef undo_t* record
         cdef account_row_t* row
         cdef entry_t* entry
@@ -384,7 +389,8 @@ cdef class Committer(Books):
         self.block = None
 
     def load_resolved(self, resolved):
-        """Take what storage knows of ids of earlier blocks: RESOLVED rows, valid until ``close_block``."""
+        """Take what storage knows of ids of earlier blocks: RESOLVED rows, valid until
+        ``close_block``."""
         cdef cnp.ndarray rows = np.ascontiguousarray(resolved, layout.RESOLVED)
         cdef uint32_t count = <uint32_t>rows.shape[0], place
         cdef resolved_t* grown
@@ -405,7 +411,8 @@ cdef class Committer(Books):
         self.resolved_count += count
 
     def load_used_timestamps(self, timestamps):
-        """Take those of ``questioned_timestamps`` that a transfer or expiry of an earlier block has."""
+        """Take those of ``questioned_timestamps`` that a transfer or expiry of an earlier block
+        has."""
         cdef uint32_t index
         values = {int(value) for value in timestamps}
         for index in range(self.used_timestamp_count):
@@ -420,13 +427,15 @@ cdef class Committer(Books):
             self.used_timestamps[index] = ordered[index]
 
     def questioned_timestamps(self, events):
-        """Return the timestamps of imported ACCOUNT events that a transfer may have; usually none."""
+        """Return the timestamps of imported ACCOUNT events that a transfer may have; usually
+        none."""
         imported = events["flags"] & ACCOUNT_IMPORTED != 0
         times = events["timestamp"][imported]
         return np.unique(times[times <= self.last_transfer_timestamp])
 
     def open_holds(self, transfers):
-        """Return for each TRANSFER event whether it names an open hold in pending_id (bool array)."""
+        """Return for each TRANSFER event whether it names an open hold in pending_id (bool
+        array)."""
         cdef cnp.ndarray rows = transfers
         cdef const transfer_t* events = <const transfer_t*>cnp.PyArray_DATA(rows)
         cdef uint32_t count = <uint32_t>rows.shape[0], index
@@ -451,7 +460,8 @@ cdef class Committer(Books):
     def hash_block(self, Block block, seed):
         """Compute the root of a closed block and move the chain heads of its accounts on.
 
-        ``seed`` is the 32 random bytes that the salts come from. Blocks are hashed in order, each once.
+        ``seed`` is the 32 random bytes that the salts come from. Blocks are hashed in order, each
+        once.
         """
         cdef const uint8_t[::1] seed_bytes = seed
         cdef uint32_t count = block.count, index, queued = 0, check
@@ -461,6 +471,7 @@ cdef class Committer(Books):
         cdef entry_t* entry
         cdef const uint8_t[::1] one
         cdef int side
+        cdef uint16_t committed
         cdef uint32_t slot
         cdef bint again
         cdef account_row_t* row
@@ -492,7 +503,8 @@ cdef class Committer(Books):
                 for index in range(count):
                     entry = &block.rows[index]
                     for side in range(2):
-                        if not entry.reserved & (DEBIT_COMMITTED if side == 0 else CREDIT_COMMITTED):
+                        committed = DEBIT_COMMITTED if side == 0 else CREDIT_COMMITTED
+                        if not entry.reserved & committed:
                             continue
                         slot = entry.debit_slot if side == 0 else entry.credit_slot
                         row = row_at(self.accounts, slot)
@@ -528,7 +540,8 @@ cdef class Committer(Books):
     def replay(self, Block block):
         """Commit the entries of a stored block, account ids filled in, to the sides that lack them.
 
-        Raises DataDamaged when the entries do not fit: then balances, numbers or positions as they come out
+        Raises DataDamaged when the entries do not fit: then balances, numbers or positions as they
+        come out
         differ from those stored beside the entry.
         """
         cdef uint32_t index
@@ -566,8 +579,8 @@ cdef class Committer(Books):
                         and memcmp(&entry.credit, &stored.credit, sizeof(side_t)))
                 ):
                     raise DataDamaged(
-                        f"block {block.number}, entry {index}: the stored balances, numbers or positions"
-                        f" of its accounts are not those that come out")
+                        f"block {block.number}, entry {index}: the stored balances, numbers or"
+                        f" positions of its accounts are not those that come out")
                 self.replay_declaration(block, entry)
             for index in range(self.tombstone_count):
                 self.holds.release(self.tombstones[index])
@@ -622,7 +635,8 @@ cdef class Committer(Books):
             entry.record.user_data_32, entry.record.flags, metadata)
 
     def finish_load(self):
-        """After pages and small state were loaded: rebuild what is derived. Then ``replay`` may begin."""
+        """After pages and small state were loaded: rebuild what is derived. Then ``replay`` may
+        begin."""
         self.accounts.finish_load()
 
     def finish_replay(self):

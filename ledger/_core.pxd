@@ -1,33 +1,17 @@
 """The state machine of the ledger; see _core.pyx."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-
-from ledger._block cimport Block
-from ledger._commit cimport Committer, found_t
-from ledger._holds cimport hold_t
-from ledger._layout cimport account_t, entry_t, result_t, transfer_t, u128_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
-ctypedef struct refusal_t:
-    uint32_t index
-    uint32_t status
-    uint32_t slot               # the account that limits; NO_SLOT where none does
-    u128_t needed
-    u128_t available
-    u128_t balances[4]
+from ledger._block cimport Block
+from ledger._administration cimport Administration
+from ledger._commit cimport found_t
+from ledger._holds cimport hold_t
+from ledger._layout cimport account_t, entry_t, result_t, transfer_t, u128_t
 
 
-cdef class Core(Committer):
-    # The request being decided.
-    cdef const uint8_t** event_digests          # one for each event, or NULL when none has metadata
-    cdef uint64_t exists_timestamp
-    cdef u128_t needed
-    cdef u128_t available
-    cdef uint32_t refused_slot
-    cdef refusal_t* refusals
-    cdef uint32_t refusal_count
-
+cdef class Core(Administration):
     cdef uint32_t decide_account(
         self, const account_t* event, uint64_t timestamp, uint64_t hash) noexcept nogil
     cdef bint transfer_timestamp_used(self, uint64_t timestamp) noexcept nogil
@@ -47,7 +31,6 @@ cdef class Core(Committer):
         bint explain) noexcept nogil
     cdef void burn(
         self, u128_t id, uint64_t hash, uint32_t status, uint64_t timestamp) noexcept nogil
-    cdef void note_refusal(self, uint32_t index, uint32_t status) noexcept nogil
     cdef void keep_metadata(self, Block block, dict metadata, uint32_t mark) except *
     cdef void check_hold_room(self, cnp.ndarray rows) except *
     cdef void run_accounts_of(
@@ -56,9 +39,7 @@ cdef class Core(Committer):
     cdef void run_transfers_of(
         self, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
         bint explain) except *
-    cdef void run_administrative(
-        self, kind, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
-        metadata, bint explain) except *
-    cdef uint32_t decide_administrative(
-        self, const transfer_t* event, entry_t* entry, uint64_t hash) except 0
-    cdef list recommit(self, Block block, uint32_t index)
+
+
+cdef bint is_transient(uint32_t status) noexcept nogil
+cdef uint8_t reopening(const hold_t* pending) noexcept nogil

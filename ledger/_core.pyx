@@ -1,14 +1,16 @@
 # cython: language_level=3
 """The state machine: decides each event in order, and commits what was decided.
 
-``decide_…`` looks and answers with a status and an entry; ``commit`` changes the state and cannot fail.
-Recovery, followers and restore call only ``commit``. Time, randomness and configuration come in as numbers.
+``decide_…`` looks and answers with a status and an entry; ``commit`` changes the state and cannot
+fail.
+Recovery, followers and restore call only ``commit``. Time, randomness and configuration come in as
+numbers.
 The rules are those of docs/semantics.md, in the same order.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memset
 
 cimport numpy as cnp
 
@@ -17,13 +19,12 @@ from ledger._accounts cimport (
 )
 from ledger._block cimport Block
 from ledger._check cimport CHECK
-from ledger._commit cimport Committer, found_t
+from ledger._administration cimport Administration, refusal_t, same_digest
+from ledger._commit cimport found_t
 from ledger._holds cimport HOLD_EXPIRED, HOLD_OPEN, HOLD_POSTED, HOLD_VOIDED, hold_t
 from ledger._index cimport hash_id, index_entry_t, index_t
 from ledger._layout cimport *
 from ledger._u128 cimport U128_MAX, equal, is_max, is_zero, load, store, u128
-
-import datetime
 
 import numpy as np
 from blake3 import blake3
@@ -43,7 +44,6 @@ cdef enum:
     WINDOW = 128                # events whose accounts are fetched into the cache together
     ACCOUNT_FLAGS_KNOWN = ROW_FLAGS
     TRANSFER_FLAGS_KNOWN = 0x1FF
-    SETTINGS_FLAGS_KNOWN = 0xF
     RESOLVING = TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER
     BALANCING = TRANSFER_BALANCING_DEBIT | TRANSFER_BALANCING_CREDIT
     CLOSING = TRANSFER_CLOSING_DEBIT | TRANSFER_CLOSING_CREDIT
@@ -55,7 +55,8 @@ cdef inline void prefetch_place(const index_t* index, uint64_t hash) noexcept no
 
 
 cdef inline int64_t likely_slot(Accounts accounts, uint64_t hash) noexcept nogil:
-    """The first slot whose tag fits, its row on the way into the cache; -1 when there is certainly none."""
+    """The first slot whose tag fits, its row on the way into the cache; -1 when there is certainly
+    none."""
     cdef index_t* shard = &accounts.shards[hash >> 56]
     cdef uint32_t place
     cdef index_entry_t entry
@@ -76,16 +77,6 @@ cdef inline int64_t likely_slot(Accounts accounts, uint64_t hash) noexcept nogil
         place = (place + 1) & shard.mask
 
 
-cdef inline uint8_t reopening(const hold_t* pending) noexcept nogil:
-    """The entry flags of what ends a closing transfer without posting it."""
-    cdef uint8_t flags = 0
-    if pending.flags & TRANSFER_CLOSING_DEBIT:
-        flags |= ENTRY_REOPENS_DEBIT
-    if pending.flags & TRANSFER_CLOSING_CREDIT:
-        flags |= ENTRY_REOPENS_CREDIT
-    return flags
-
-
 cdef bint is_transient(uint32_t status) noexcept nogil:
     """Whether a refusal depends on the moment, so that its id is burned."""
     return (
@@ -103,11 +94,14 @@ cdef bint is_transient(uint32_t status) noexcept nogil:
     )
 
 
-cdef inline bint same_digest(const uint8_t* a, const uint8_t* b) noexcept nogil:
-    """Whether two metadata digests are equal; NULL is no metadata."""
-    if a == NULL or b == NULL:
-        return a == b
-    return memcmp(a, b, 32) == 0
+cdef uint8_t reopening(const hold_t* pending) noexcept nogil:
+    """The entry flags of what ends a closing transfer without posting it."""
+    cdef uint8_t flags = 0
+    if pending.flags & TRANSFER_CLOSING_DEBIT:
+        flags |= ENTRY_REOPENS_DEBIT
+    if pending.flags & TRANSFER_CLOSING_CREDIT:
+        flags |= ENTRY_REOPENS_CREDIT
+    return flags
 
 
 cdef inline u128 sum_or_max(u128 a, u128 b) noexcept nogil:
@@ -115,10 +109,12 @@ cdef inline u128 sum_or_max(u128 a, u128 b) noexcept nogil:
     return U128_MAX if a > U128_MAX - b else a + b
 
 
-cdef class Core(Committer):
-    """All accounts, open holds and clocks of one ledger. Not thread-safe: the engine thread owns it.
+cdef class Core(Administration):
+    """All accounts, open holds and clocks of one ledger. Not thread-safe: the engine thread owns
+    it.
 
-    ``holds_max`` bounds the open pending transfers; a request that could pass it raises Unavailable.
+    ``holds_max`` bounds the open pending transfers; a request that could pass it raises
+    Unavailable.
     ``seed`` keys the hash tables and has no influence on any result.
     """
 
@@ -188,7 +184,8 @@ cdef class Core(Committer):
         return STATUS_CREATED
 
     cdef bint transfer_timestamp_used(self, uint64_t timestamp) noexcept nogil:
-        """Whether a transfer or an expiry has this timestamp, as far as the request asked beforehand."""
+        """Whether a transfer or an expiry has this timestamp, as far as the request asked
+        beforehand."""
         cdef uint32_t low = 0, high = self.used_timestamp_count, middle
         while low < high:
             middle = low + (high - low) // 2
@@ -294,7 +291,8 @@ cdef class Core(Committer):
     # ------------------------------------------------------------------------------------------
 
     cdef bint find_pending(self, u128_t id, hold_t* out) noexcept nogil:
-        """Whether a transfer of this id exists, and what it is; ``out.state`` tells its resolution."""
+        """Whether a transfer of this id exists, and what it is; ``out.state`` tells its
+        resolution."""
         cdef int64_t place = self.holds.find(id)
         cdef found_t found
         if place >= 0:
@@ -498,7 +496,8 @@ cdef class Core(Committer):
             return TRANSFER_STATUS_OVERFLOWS_DEBITS_POSTED
         if amount > U128_MAX - load(cr.credits_posted):
             return TRANSFER_STATUS_OVERFLOWS_CREDITS_POSTED
-        # Pending and posted together never pass 2^128-1, so neither these sums nor a later post overflow.
+        # Pending and posted together never pass 2^128-1, so neither these sums nor a later post
+        # overflow.
         if amount > U128_MAX - (load(dr.debits_pending) + load(dr.debits_posted)):
             return TRANSFER_STATUS_OVERFLOWS_DEBITS
         if amount > U128_MAX - (load(cr.credits_pending) + load(cr.credits_posted)):
@@ -557,7 +556,8 @@ cdef class Core(Committer):
     cdef uint32_t decide_resolution(
         self, const transfer_t* event, uint64_t timestamp, entry_t* entry
     ) noexcept nogil:
-        """The status of a post or void; STATUS_CREATED when ``entry`` holds what is to be committed."""
+        """The status of a post or void; STATUS_CREATED when ``entry`` holds what is to be
+        committed."""
         cdef uint16_t flags = event.flags
         cdef bint is_void = flags & TRANSFER_VOID_PENDING_TRANSFER != 0
         cdef hold_t pending
@@ -654,7 +654,8 @@ cdef class Core(Committer):
         self, const transfer_t* events, uint32_t count, uint64_t timestamp, result_t* results,
         bint explain
     ) noexcept nogil:
-        """Decide and commit the events of a request in order, their accounts fetched a window ahead."""
+        """Decide and commit the events of a request in order, their accounts fetched a window
+        ahead."""
         cdef uint32_t index, base, size, offset, status, earlier, undo_mark = 0, entry_mark = 0
         cdef int64_t chain_start = -1
         cdef bint chain_broken = False, was_undoing = self.undoing
@@ -781,37 +782,24 @@ cdef class Core(Committer):
         self.event_digest = NULL
         self.finish_entry(entry, hash)
 
-    cdef void note_refusal(self, uint32_t index, uint32_t status) noexcept nogil:
-        """Keep why an event was refused, with the balances of that moment."""
-        cdef refusal_t* refusal = &self.refusals[self.refusal_count]
-        cdef account_row_t* row
-        memset(refusal, 0, sizeof(refusal_t))
-        refusal.index = index
-        refusal.status = status
-        refusal.slot = self.refused_slot
-        if self.refused_slot != LIMIT_NO_SLOT:
-            row = row_at(self.accounts, self.refused_slot)
-            refusal.needed = self.needed
-            refusal.available = self.available
-            memcpy(refusal.balances, row, sizeof(refusal.balances))
-        self.refused_slot = LIMIT_NO_SLOT
-        self.refusal_count += 1
-
     # ------------------------------------------------------------------------------------------
     # Requests: event i of n gets timestamp - n + i + 1
     # ------------------------------------------------------------------------------------------
 
     def create_accounts(self, events, uint64_t timestamp, results, *, metadata=None,
                         bint dry_run=False, bint explain=False):
-        """Create accounts (ACCOUNT array) and fill ``results``; return explanations of refusals when asked for.
+        """Create accounts (ACCOUNT array) and fill ``results``; return explanations of refusals
+        when asked for.
 
-        ``metadata`` maps event indexes to canonical JSON. A dry run answers the same and changes nothing.
+        ``metadata`` maps event indexes to canonical JSON. A dry run answers the same and changes
+        nothing.
         """
         return self.request("ACCOUNT", events, timestamp, results, metadata, dry_run, explain)
 
     def create_transfers(self, events, uint64_t timestamp, results, *, metadata=None,
                          bint dry_run=False, bint explain=False):
-        """Create transfers (TRANSFER array); as ``create_accounts``. Raises Unavailable when holds could run out."""
+        """Create transfers (TRANSFER array); as ``create_accounts``. Raises Unavailable when holds
+        could run out."""
         return self.request("TRANSFER", events, timestamp, results, metadata, dry_run, explain)
 
     def change_settings(self, events, uint64_t timestamp, results, *, metadata=None,
@@ -831,11 +819,13 @@ cdef class Core(Committer):
         return self.request(
             "BUSINESS_DATE", events, timestamp, results, metadata, dry_run, explain)
 
-    def request(self, kind, events, uint64_t timestamp, results, metadata, bint dry_run, bint explain):
+    def request(
+        self, kind, events, uint64_t timestamp, results, metadata, bint dry_run, bint explain
+    ):
         """Decide and commit one request of a kind of event; see the five methods above."""
         cdef cnp.ndarray rows = np.ascontiguousarray(events, layout.DTYPES[kind])
         cdef cnp.ndarray out = results
-        cdef uint32_t count = <uint32_t>rows.shape[0], undo_mark, entry_mark, metadata_mark, index
+        cdef uint32_t count = <uint32_t>rows.shape[0], undo_mark, entry_mark, metadata_mark
         cdef uint64_t saved_account = self.last_account_timestamp
         cdef uint64_t saved_transfer = self.last_transfer_timestamp
         cdef result_t* answers
@@ -845,12 +835,13 @@ cdef class Core(Committer):
         if block is None:
             raise RuntimeError("no block is open")
         if out.dtype != layout.RESULT or out.shape[0] != count or not out.flags.c_contiguous:
-            raise TypeError("results must be a contiguous RESULT array, one row for each event")
+            raise TypeError("results must be a contiguous RESULT array, a row for each event")
         if count == 0:
             return [] if explain else None
         if timestamp > TIMESTAMP_MAX or timestamp - count < self.last_timestamp or count > timestamp:
             raise ValueError(
-                f"timestamp {timestamp} leaves no room for {count} events after {self.last_timestamp}")
+                f"timestamp {timestamp} leaves no room for {count} events"
+                f" after {self.last_timestamp}")
         if kind == "TRANSFER":
             self.check_hold_room(rows)
         if not block.reserve(count) or not self.ids.reserve(block, count):
@@ -926,7 +917,7 @@ cdef class Core(Committer):
         if pending and pending + self.holds.count > self.holds.maximum:
             raise Unavailable(
                 "holds_full",
-                f"{self.holds.count} pending transfers are open and {self.holds.maximum} is the most")
+                f"{self.holds.count} pending transfers are open, {self.holds.maximum} is the most")
 
     cdef void run_accounts_of(self, cnp.ndarray rows, uint32_t count, uint64_t timestamp,
                               result_t* results, bint explain) except *:
@@ -946,34 +937,13 @@ cdef class Core(Committer):
         with nogil:
             self.run_transfers(events, count, timestamp, results, explain)
 
-    def explain_refusals(self, kind):
-        """Return why the last request's events were refused: a list of dicts."""
-        cdef uint32_t number, place
-        cdef refusal_t* refusal
-        statuses = "ADMINISTRATIVE" if kind not in ("ACCOUNT", "TRANSFER") else kind
-        rules = {status.number: status for status in layout.STATUSES[statuses]}
-        names = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
-        explanations = []
-        for number in range(self.refusal_count):
-            refusal = &self.refusals[number]
-            rule = rules[refusal.status]
-            explanation = {"index": refusal.index, "status": rule.name, "rule": rule.doc}
-            if refusal.slot != LIMIT_NO_SLOT:
-                explanation["account_id"] = as_int(row_at(self.accounts, refusal.slot).id)
-                explanation["needed"] = as_int(refusal.needed)
-                explanation["available"] = as_int(refusal.available)
-                explanation["balances"] = {
-                    names[place]: as_int(refusal.balances[place]) for place in range(4)
-                }
-            explanations.append(explanation)
-        return explanations
-
     # ------------------------------------------------------------------------------------------
     # Expiry
     # ------------------------------------------------------------------------------------------
 
     def due_count(self, uint64_t timestamp, uint32_t limit):
-        """Return how many open holds have expired at ``timestamp``, counting no further than ``limit``."""
+        """Return how many open holds have expired at ``timestamp``, counting no further than
+        ``limit``."""
         cdef uint32_t place, due = 0
         for place in range(self.holds.used):
             if due == limit:
@@ -1031,314 +1001,10 @@ cdef class Core(Committer):
             self.last_transfer_timestamp = timestamp
         return count
 
-    # ------------------------------------------------------------------------------------------
-    # Administrative events: few, so they are decided one by one
-    # ------------------------------------------------------------------------------------------
-
-    cdef void run_administrative(
-        self, kind, cnp.ndarray rows, uint32_t count, uint64_t timestamp, result_t* results,
-        metadata, bint explain
-    ) except *:
-        # All three kinds have a transfer's offsets.
-        cdef const transfer_t* events = <const transfer_t*>cnp.PyArray_DATA(rows)
-        cdef const transfer_t* event
-        cdef entry_t* entry
-        cdef uint32_t index, status
-        cdef uint8_t entry_kind = {
-            "ACCOUNT_SETTINGS": ENTRY_KIND_ACCOUNT_SETTINGS,
-            "DEFINITION": ENTRY_KIND_DEFINITION,
-            "BUSINESS_DATE": ENTRY_KIND_ADMINISTRATION,
-        }[kind]
-        cdef uint64_t hash
-        for index in range(count):
-            event = &events[index]
-            hash = hash_id(event.id, NAMESPACE_ADMINISTRATIVE)
-            results[index].timestamp = timestamp - count + index + 1
-            results[index].reserved = 0
-            self.event_digest = NULL if self.event_digests == NULL else self.event_digests[index]
-            self.exists_timestamp = 0
-            self.refused_slot = LIMIT_NO_SLOT
-            entry = &self.block.rows[self.block.count]
-            memset(entry, 0, sizeof(entry_t))
-            entry.kind = entry_kind
-            entry.record = event[0]
-            entry.record.timestamp = timestamp - count + index + 1
-            entry.debit_slot = LIMIT_NO_SLOT
-            entry.credit_slot = LIMIT_NO_SLOT
-            status = self.decide_administrative(event, entry, hash)
-            if self.exists_timestamp:
-                results[index].timestamp = self.exists_timestamp
-            results[index].status = status
-            if status != STATUS_CREATED:
-                if explain:
-                    self.note_refusal(index, status)
-                continue
-            # From here on the event must succeed.
-            if self.event_digest != NULL:
-                entry.flags |= ENTRY_HAS_METADATA
-            self.commit(entry)
-            if entry_kind == ENTRY_KIND_DEFINITION:
-                self.declare(entry, bytes(metadata[index]) if self.event_digest != NULL else b"")
-            elif entry_kind == ENTRY_KIND_ADMINISTRATION:
-                self.business_date = entry.record.user_data_32
-            self.finish_entry(entry, hash)
-
-    cdef uint32_t decide_administrative(
-        self, const transfer_t* event, entry_t* entry, uint64_t hash
-    ) except 0:
-        """The status of a settings, definition or business date event; ``entry`` is completed from the account."""
-        cdef found_t found
-        cdef transfer_t stored
-        cdef int64_t slot
-        cdef uint8_t kind = entry.kind
-        cdef bint reserved_field, reserved_flag
-        if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
-            reserved_field = (not is_zero(event.credit_account_id) or event.timeout != 0
-                              or event.ledger != 0 or event.code != 0)
-            reserved_flag = event.flags & ~SETTINGS_FLAGS_KNOWN != 0
-        else:
-            reserved_field = (
-                not is_zero(event.debit_account_id) or not is_zero(event.credit_account_id)
-                or not is_zero(event.amount) or not is_zero(event.pending_id)
-                or not is_zero(event.user_data_128) or event.user_data_64 != 0)
-            reserved_flag = event.flags & ~DEFINITION_NORMAL_SIDE_CREDIT != 0
-            if kind == ENTRY_KIND_ADMINISTRATION:
-                reserved_field = (reserved_field or event.timeout != 0 or event.ledger != 0
-                                  or event.code != 0)
-                reserved_flag = event.flags != 0
-            elif event.timeout == DEFINITION_KIND_LEDGER:
-                reserved_flag = event.flags != 0
-        if event.timestamp != 0:
-            return ADMINISTRATIVE_STATUS_TIMESTAMP_MUST_BE_ZERO
-        if reserved_field:
-            return ADMINISTRATIVE_STATUS_RESERVED_FIELD
-        if reserved_flag:
-            return ADMINISTRATIVE_STATUS_RESERVED_FLAG
-        if is_zero(event.id):
-            return ADMINISTRATIVE_STATUS_ID_MUST_NOT_BE_ZERO
-        if is_max(event.id):
-            return ADMINISTRATIVE_STATUS_ID_MUST_NOT_BE_INT_MAX
-        found = self.find_event(NAMESPACE_ADMINISTRATIVE, event.id, hash)
-        if found.record != NULL:
-            stored = found.record[0]
-            self.exists_timestamp = stored.timestamp
-            stored.timestamp = 0
-            if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
-                stored.ledger = 0
-                stored.code = 0
-            if found.kind != kind or memcmp(&stored, event, sizeof(transfer_t)):
-                self.exists_timestamp = 0
-                return ADMINISTRATIVE_STATUS_EXISTS_WITH_DIFFERENT_CONTENT
-            if not same_digest(self.event_digest, found.digest):
-                self.exists_timestamp = 0
-                return ADMINISTRATIVE_STATUS_EXISTS_WITH_DIFFERENT_METADATA
-            return ADMINISTRATIVE_STATUS_EXISTS
-        if kind == ENTRY_KIND_ACCOUNT_SETTINGS:
-            if is_zero(event.debit_account_id):
-                return ADMINISTRATIVE_STATUS_ACCOUNT_ID_MUST_NOT_BE_ZERO
-            if is_max(event.debit_account_id):
-                return ADMINISTRATIVE_STATUS_ACCOUNT_ID_MUST_NOT_BE_INT_MAX
-            if not event.flags & ACCOUNT_SETTINGS_OVERDRAFT and not is_zero(event.amount):
-                return ADMINISTRATIVE_STATUS_OVERDRAFT_MUST_BE_ZERO
-            if not event.flags & ACCOUNT_SETTINGS_CEILING and not is_zero(event.pending_id):
-                return ADMINISTRATIVE_STATUS_CEILING_MUST_BE_ZERO
-            slot = self.accounts.find(
-                event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
-            if slot < 0:
-                return ADMINISTRATIVE_STATUS_ACCOUNT_NOT_FOUND
-            entry.debit_slot = <uint32_t>slot
-            entry.record.ledger = row_at(self.accounts, <uint32_t>slot).ledger
-            entry.record.code = row_at(self.accounts, <uint32_t>slot).code
-        elif kind == ENTRY_KIND_DEFINITION:
-            if event.timeout == DEFINITION_KIND_LEDGER:
-                if event.ledger == 0:
-                    return ADMINISTRATIVE_STATUS_LEDGER_MUST_NOT_BE_ZERO
-                if event.code != 0:
-                    return ADMINISTRATIVE_STATUS_CODE_MUST_BE_ZERO
-                if event.user_data_32 > 18:
-                    return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
-            elif event.timeout == DEFINITION_KIND_CODE:
-                if event.ledger != 0:
-                    return ADMINISTRATIVE_STATUS_LEDGER_MUST_BE_ZERO
-                if event.code == 0:
-                    return ADMINISTRATIVE_STATUS_CODE_MUST_NOT_BE_ZERO
-                if event.user_data_32 != 0:
-                    return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
-            else:
-                return ADMINISTRATIVE_STATUS_DEFINITION_KIND_UNKNOWN
-            if (len(self.declared) >= LIMIT_DEFINITIONS_MAX
-                    and (event.timeout, event.ledger, event.code) not in self.declared):
-                return ADMINISTRATIVE_STATUS_DEFINITIONS_FULL
-        else:
-            if not is_calendar_day(event.user_data_32):
-                return ADMINISTRATIVE_STATUS_DATE_OUT_OF_RANGE
-            if event.user_data_32 <= self.business_date:
-                return ADMINISTRATIVE_STATUS_DATE_MUST_ADVANCE
-        return STATUS_CREATED
-
-    # ------------------------------------------------------------------------------------------
-    # Verification: decide stored entries again
-    # ------------------------------------------------------------------------------------------
-
-    def redecide(self, Block block):
-        """Decide every entry of a stored block again and commit it; return what differs, one line each.
-
-        The state must be that before the block. Balances, numbers and positions are compared as in ``replay``;
-        afterwards the state is that after the block as long as nothing differed.
-        """
-        cdef uint32_t index, count, status
-        cdef entry_t* stored
-        cdef entry_t decided
-        cdef transfer_t event
-        cdef account_t opening
-        cdef uint64_t timestamp
-        cdef int64_t debit, credit, place
-        cdef Block scratch = Block()
-        differences = []
-        scratch.number = block.number
-        if not scratch.reserve(1):
-            raise MemoryError
-        self.ids.clear()
-        if not self.ids.reserve(scratch, 1):
-            raise MemoryError
-        count = block.count
-        for index in range(count):
-            stored = &block.rows[index]
-            event = stored.record
-            timestamp = event.timestamp
-            self.block = scratch
-            self.event_digest = NULL
-            self.refused_slot = LIMIT_NO_SLOT
-            self.exists_timestamp = 0
-            if stored.metadata:
-                self.event_digest = block.digests + <size_t>32 * (stored.metadata - 1)
-            status = STATUS_CREATED
-            memset(&decided, 0, sizeof(decided))
-            if stored.kind == ENTRY_KIND_ACCOUNT:
-                memset(&opening, 0, sizeof(opening))
-                opening.id = event.id
-                opening.user_data_128 = event.user_data_128
-                opening.user_data_64 = event.user_data_64
-                opening.user_data_32 = event.user_data_32
-                opening.ledger = event.ledger
-                opening.code = event.code
-                opening.flags = event.flags
-                opening.timestamp = event.timestamp
-                status = self.decide_account(
-                    &opening, timestamp, hash_id(event.id, self.accounts.seed))
-            elif stored.kind == ENTRY_KIND_TRANSFER:
-                if not event.flags & TRANSFER_IMPORTED:
-                    event.timestamp = 0
-                else:
-                    timestamp = block.last_timestamp
-                debit = self.accounts.find(
-                    event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
-                credit = self.accounts.find(
-                    event.credit_account_id, hash_id(event.credit_account_id, self.accounts.seed))
-                status = self.decide_transfer(
-                    &event, timestamp, hash_id(event.id, NAMESPACE_TRANSFER), debit, credit,
-                    &decided)
-                if status == STATUS_CREATED and (
-                    memcmp(&decided.record, &stored.record, sizeof(transfer_t))
-                    or not equal(decided.released, stored.released)
-                    or decided.debit_slot != stored.debit_slot
-                    or decided.credit_slot != stored.credit_slot
-                    or decided.flags != stored.flags & ~ENTRY_HAS_METADATA
-                ):
-                    differences.append(f"block {block.number}, entry {index}: decided differently")
-            elif stored.kind == ENTRY_KIND_EXPIRY:
-                place = self.holds.next_due(timestamp)
-                if place < 0 or not equal(self.holds.rows[place].id, event.pending_id):
-                    differences.append(
-                        f"block {block.number}, entry {index}: another hold was due to expire")
-                elif (not equal(self.holds.rows[place].amount, stored.released)
-                      or self.holds.rows[place].debit_slot != stored.debit_slot
-                      or self.holds.rows[place].credit_slot != stored.credit_slot
-                      or reopening(&self.holds.rows[place]) != stored.flags):
-                    differences.append(
-                        f"block {block.number}, entry {index}: the expiry is not that of its hold")
-            elif stored.kind == ENTRY_KIND_BURNED_ID:
-                if not is_transient(event.code):
-                    differences.append(
-                        f"block {block.number}, entry {index}: burned by a status that burns none")
-            else:
-                event.timestamp = 0
-                if stored.kind == ENTRY_KIND_ACCOUNT_SETTINGS:
-                    event.ledger = 0
-                    event.code = 0
-                decided.kind = stored.kind
-                decided.record = stored.record
-                decided.debit_slot = LIMIT_NO_SLOT
-                decided.credit_slot = LIMIT_NO_SLOT
-                status = self.decide_administrative(
-                    &event, &decided, hash_id(event.id, NAMESPACE_ADMINISTRATIVE))
-                if status == STATUS_CREATED and (
-                    decided.debit_slot != stored.debit_slot
-                    or memcmp(&decided.record, &stored.record, sizeof(transfer_t))
-                ):
-                    differences.append(f"block {block.number}, entry {index}: decided differently")
-                elif stored.kind == ENTRY_KIND_ADMINISTRATION:
-                    self.business_date = event.user_data_32
-                elif stored.kind == ENTRY_KIND_DEFINITION:
-                    self.replay_declaration(block, stored)
-            if status != STATUS_CREATED:
-                differences.append(
-                    f"block {block.number}, entry {index}: the rules refuse it with status {status}")
-            differences.extend(self.recommit(block, index))
-            if stored.kind == ENTRY_KIND_ACCOUNT:
-                self.last_account_timestamp = stored.record.timestamp
-            elif stored.kind == ENTRY_KIND_TRANSFER or stored.kind == ENTRY_KIND_EXPIRY:
-                self.last_transfer_timestamp = stored.record.timestamp
-            if differences:
-                break
-        self.block = None
-        self.event_digest = NULL
-        for index in range(self.tombstone_count):
-            self.holds.release(self.tombstones[index])
-        self.tombstone_count = 0
-        for name in ("last_account_timestamp", "last_transfer_timestamp", "business_date"):
-            if not differences and getattr(self, name) != getattr(block, name):
-                differences.append(f"block {block.number}: {name} in its header is wrong")
-        self.last_timestamp = block.last_timestamp
-        self.block_number = <int64_t>block.number
-        self.entry_number = block.first_entry + count
-        return differences
-
-    cdef list recommit(self, Block block, uint32_t index):
-        """Commit one stored entry in place and compare its sides; what differs, one line each."""
-        cdef entry_t* entry = &block.rows[index]
-        cdef entry_t stored = entry[0]
-        cdef uint32_t count = block.count
-        cdef str what = self.misfit(entry)
-        if what:
-            return [f"block {block.number}, entry {index}: {what}"]
-        self.block = block
-        block.count = index                     # the entry's own place, for its position
-        entry.reserved = 0
-        self.commit(entry)
-        block.count = count
-        if (memcmp(&entry.debit, &stored.debit, sizeof(side_t))
-                or memcmp(&entry.credit, &stored.credit, sizeof(side_t))
-                or entry.debit_slot != stored.debit_slot):
-            return [f"block {block.number}, entry {index}: its balances, numbers or positions differ"]
-        return []
-
-
-cdef object as_int(u128_t value):
-    return int(value.lo) | int(value.hi) << 64
-
-
-cdef bint is_calendar_day(uint32_t date):
-    """Whether YYYYMMDD is a day of the calendar."""
-    try:
-        datetime.date(date // 10000, date // 100 % 100, date % 100)
-    except ValueError:
-        return False
-    return True
-
 
 def check_layout():
-    """Compare the C structs with the dtypes of layout.py, names and offsets; raise ImportError on any difference."""
+    """Compare the C structs with the dtypes of layout.py, names and offsets; raise ImportError on
+    any difference."""
     cdef account_t account
     cdef transfer_t transfer
     cdef account_balance_t account_balance
@@ -1374,7 +1040,8 @@ def check_layout():
     for name, dtype in compiled.items():
         if dtype != layout.DTYPES[name]:
             raise ImportError(
-                f"the C struct of {name} is not the record of layout.py: {dtype} and {layout.DTYPES[name]};"
+                f"the C struct of {name} is not the record of layout.py:"
+                f" {dtype} and {layout.DTYPES[name]};"
                 f" run tools/generate.py and build again")
 
 

@@ -1,9 +1,12 @@
 # cython: language_level=3
 """The table of open pending transfers: found by id, ordered by expiry, written to disk by page.
 
-A hold keeps its place as long as it is open, so that a fuzzy snapshot of pages plus the entries after it
-always leads to the same set. A hold resolved in the current block stays, with its state, until the block
-closes: later events of the block still see what became of it, and a chain that fails can open it again.
+A hold keeps its place as long as it is open, so that a fuzzy snapshot of pages plus the entries
+after it
+always leads to the same set. A hold resolved in the current block stays, with its state, until the
+block
+closes: later events of the block still see what became of it, and a chain that fails can open it
+again.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -55,7 +58,8 @@ cdef class Holds:
             place = (place + 1) & self.index.mask
 
     cdef int64_t add(self, const hold_t* hold) noexcept nogil:
-        """Add an open hold; its place, or -1 when memory is out (the caller watches ``maximum``)."""
+        """Add an open hold; its place, or -1 when memory is out (the caller watches
+        ``maximum``)."""
         cdef uint32_t place, capacity
         cdef void* grown
         if self.free_count:
@@ -110,7 +114,8 @@ cdef class Holds:
         self.rows[place].state = state
         self.dirty[place >> 8] = 1
 
-    # ---- the order of expiry: a binary heap, from which resolved holds are taken out when they come up ----
+    # ---- the order of expiry: a binary heap, from which resolved holds are taken out when they
+    # come up ----
 
     cdef bint expiry_stale(self, const expiry_t* expiry) noexcept nogil:
         cdef hold_t* hold = &self.rows[expiry.place]
@@ -123,7 +128,8 @@ cdef class Holds:
         cdef void* grown
         if self.heap_count == self.heap_capacity:
             if self.heap_count > 1024 and self.heap_count > 2 * self.count:
-                # Most are stale: keep the others. What is sorted is a heap, and so is any prefix order kept
+                # Most are stale: keep the others. What is sorted is a heap, and so is any prefix
+                # order kept
                 # by pushing them again.
                 kept = self.heap_count
                 self.heap_count = 0
@@ -178,7 +184,8 @@ cdef class Holds:
         self.heap[at] = moving
 
     cdef int64_t next_due(self, uint64_t timestamp) noexcept nogil:
-        """Take the next open hold that is due at ``timestamp`` out of the heap; its place, or -1."""
+        """Take the next open hold that is due at ``timestamp`` out of the heap; its place, or
+        -1."""
         cdef uint32_t place
         while self.heap_count:
             if self.expiry_stale(&self.heap[0]):
@@ -206,7 +213,8 @@ cdef class Holds:
         return (self.used + LIMIT_PAGE_SLOTS - 1) // LIMIT_PAGE_SLOTS
 
     def dirty_pages(self, uint32_t limit):
-        """Return at most ``limit`` pages changed since they were last taken, in turn; they count as taken."""
+        """Return at most ``limit`` pages changed since they were last taken, in turn; they count as
+        taken."""
         cdef uint32_t pages = self.page_count, seen = 0
         found = []
         while seen < pages and len(found) < limit:

@@ -22,7 +22,8 @@ def _knob(default: int, unit: str, low: int, high: int, doc: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All knobs, each with a unit and a range; unknown names and values out of range are refused."""
+    """All knobs, each with a unit and a range; unknown names and values out of range are
+    refused."""
 
     queue_requests: int = _knob(1024, "requests", 1, 1 << 20, "requests that may wait for a block")
     queue_events: int = _knob(262_144, "events", 8190, 1 << 24, "events that may wait for a block")
@@ -59,7 +60,8 @@ class Config:
 def load(
     path: Path | None = None, environment: Mapping[str, str] | None = None, **flags: int | None
 ) -> Config:
-    """Return the configuration of a TOML file, overridden by SANYUAN_* variables, then by flags that are not None.
+    """Return the configuration of a TOML file, overridden by SANYUAN_* variables, then by flags
+    that are not None.
 
     Raises ConfigurationError for an unreadable file, an unknown name or a value out of range.
     """

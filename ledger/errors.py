@@ -1,13 +1,17 @@
-"""The exceptions of the ledger: the world's failures and misuse. A client's mistake is a status, not an exception.
+"""The exceptions of the ledger: the world's failures and misuse. A client's mistake is a status,
+not an exception.
 
 ::
 
     LedgerError
     ├── ConfigurationError     a knob is missing, out of range or contradicts another
-    ├── RequestRefused         the request as a whole cannot be taken (malformed, too large); carries a code
-    ├── Unavailable            not now: queue full, disk nearly full, recovering, clock jumped; try again
+    ├── RequestRefused         the request as a whole cannot be taken (malformed, too large);
+    carries a code
+    ├── Unavailable            not now: queue full, disk nearly full, recovering, clock jumped; try
+    again
     ├── DirectoryInUse         another process holds the data directory
-    ├── DiskFailed             a read, write or sync failed; memory is ahead of the disk, so the process stops
+    ├── DiskFailed             a read, write or sync failed; memory is ahead of the disk, so the
+    process stops
     └── DataDamaged            stored bytes are not what was written; names file, block or page
         └── FormatTooNew       written by a newer version of the ledger
 """

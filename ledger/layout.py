@@ -1,11 +1,15 @@
 """Every record, flag, status and limit of the ledger, as tables: the one source of truth.
 
-From these tables come, at import, the numpy dtypes below; and, by ``tools/generate.py``, the committed files
-``ledger/_layout.pxd`` (C structs and enums), ``docs/records.md`` and the schemas of the OpenAPI document.
-A test compares the committed files with what the tables say, and ``ledger._core`` compares its C structs
+From these tables come, at import, the numpy dtypes below; and, by ``tools/generate.py``, the
+committed files
+``ledger/_layout.pxd`` (C structs and enums), ``docs/records.md`` and the schemas of the OpenAPI
+document.
+A test compares the committed files with what the tables say, and ``ledger._core`` compares its C
+structs
 with the dtypes when it is imported, so drift cannot start.
 
-All integers are unsigned and little-endian. numpy has no 128-bit integer: a ``u128`` field holds ``{lo, hi}``.
+All integers are unsigned and little-endian. numpy has no 128-bit integer: a ``u128`` field holds
+``{lo, hi}``.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ TIMESTAMP_MAX: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a record: its name, type (``u8 u16 u32 u64 u128``, ``bytesN`` or a record's name), doc and unit."""
+    """One field of a record: its name, type (``u8 u16 u32 u64 u128``, ``bytesN`` or a record's
+    name), doc and unit."""
 
     name: str
     type: str
@@ -33,7 +38,8 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A fixed-width record: its name (the dtype's, in capitals), C name, doc and fields in order."""
+    """A fixed-width record: its name (the dtype's, in capitals), C name, doc and fields in
+    order."""
 
     name: str
     c_name: str
@@ -598,7 +604,7 @@ RECORDS: Final = (
     Record(
         "DEFINITION",
         "definition_t",
-        "An event that declares a ledger or a code; names are in its metadata. A later one replaces it.",
+        "An event that declares a ledger or a code, names in its metadata; a later one replaces it.",
         (
             Field("id", "u128", "the event's own permanent id"),
             Field("reserved_1", "u128", "0"),
@@ -651,7 +657,7 @@ RECORDS: Final = (
     Record(
         "ENTRY",
         "entry_t",
-        "A decided entry of the journal with its sides, as the core hands it to hashing and storage.",
+        "A decided entry of the journal with its sides, as the core hands it to hashing, storage.",
         (
             Field("record", "TRANSFER", "the record in final form"),
             Field(
@@ -693,7 +699,7 @@ RECORDS: Final = (
     Record(
         "CANDIDATE",
         "candidate_t",
-        "An id that may exist in an earlier block and must be resolved before the events are decided.",
+        "An id that may exist in an earlier block and must be resolved before events are decided.",
         (
             Field("id", "u128", "the id"),
             Field("hash", "u64", "its keyed 64-bit hash"),
@@ -790,7 +796,8 @@ TRANSIENT: Final = frozenset(s.number for s in TRANSFER_STATUSES if s.transient)
 
 
 def flag_mask(kind: str, *names: str) -> int:
-    """Return the bits of the named flags of a kind of ``FLAGS``; raise ``KeyError`` for an unknown name."""
+    """Return the bits of the named flags of a kind of ``FLAGS``; raise ``KeyError`` for an unknown
+    name."""
     bits = {flag.name: 1 << flag.bit for flag in FLAGS[kind]}
     mask = 0
     for name in names:
@@ -809,7 +816,8 @@ def to_int(value: np.void) -> int:
 
 
 def from_int(value: int) -> tuple[int, int]:
-    """Return an integer as the tuple ``(lo, hi)`` that a u128 field takes; raise ``OverflowError`` outside 0..2^128-1."""
+    """Return an integer as the tuple ``(lo, hi)`` that a u128 field takes; raise ``OverflowError``
+    outside 0..2^128-1."""
     if not 0 <= value <= U128_MAX:
         raise OverflowError(f"{value} does not fit into 128 bits")
     return value & U64_MAX, value >> 64
@@ -821,7 +829,8 @@ def position(block: int, index: int) -> int:
 
 
 def record_array(dtype: np.dtype, rows: list[dict[str, object]]) -> np.ndarray:
-    """Return a record array built by field name from dicts of ints and bytes; fields not named are zero."""
+    """Return a record array built by field name from dicts of ints and bytes; fields not named are
+    zero."""
     array = np.zeros(len(rows), dtype)
     for index, row in enumerate(rows):
         for name, value in row.items():
@@ -835,7 +844,8 @@ def record_array(dtype: np.dtype, rows: list[dict[str, object]]) -> np.ndarray:
 
 
 def record_dict(row: np.void) -> dict[str, int | bytes]:
-    """Return a record as a dict of ints (and bytes for ``bytesN`` fields); nested records are not supported."""
+    """Return a record as a dict of ints (and bytes for ``bytesN`` fields); nested records are not
+    supported."""
     out: dict[str, int | bytes] = {}
     assert row.dtype.names is not None
     for name in row.dtype.names:

@@ -10,6 +10,7 @@ import pytest
 from ledger import layout
 from ledger._block import Block
 from ledger._core import Core
+from ledger._verifier import Verifier
 from ledger.errors import DataDamaged, Unavailable
 
 LINKED = layout.flag_mask("TRANSFER", "linked")
@@ -149,7 +150,9 @@ def test_fuzzy_snapshot_and_journal_lead_to_the_same_books(seed: int) -> None:
         for kind in ("accounts", "holds"):
             for page in ledger.core.dirty_pages(kind, rng.randrange(3)):
                 pages[kind, page] = (ledger.core.copy_page(kind, page), ledger.core.block_number)
-        if number % 20 == 19:  # a pass ends: every page that was dirty at its start was copied since
+        if (
+            number % 20 == 19
+        ):  # a pass ends: every page that was dirty at its start was copied since
             pass_start = ledger.core.block_number
             for kind in ("accounts", "holds"):
                 for page in ledger.core.dirty_pages(kind, 1 << 30):
@@ -180,7 +183,7 @@ def test_journal_alone_leads_to_the_same_books_and_is_decided_the_same_again(see
     for _ in range(40):
         ledger.block(*random_requests(rng, serial))
         ledger.now += rng.choice([0, 0, SECOND])
-    replayed, decided = Core(), Core()
+    replayed, decided = Core(), Verifier()
     for block in ledger.blocks:
         again = stored(block)
         replayed.replay(again)
@@ -201,15 +204,13 @@ def test_journal_alone_leads_to_the_same_books_and_is_decided_the_same_again(see
 def test_an_entry_that_breaks_a_rule_is_found_when_decided_again() -> None:
     ledger = Ledger()
     limit = layout.flag_mask("ACCOUNT", "debits_must_not_exceed_credits")
-    ledger.block(
-        ("ACCOUNT", [{"id": 1, "ledger": 1, "code": 1, "flags": limit}])
-    )
+    ledger.block(("ACCOUNT", [{"id": 1, "ledger": 1, "code": 1, "flags": limit}]))
     ledger.block(("ACCOUNT", [{"id": 2, "ledger": 1, "code": 1}]))
     move = {"debit_account_id": 2, "credit_account_id": 1, "ledger": 1, "code": 1, "amount": 5}
     ledger.block(("TRANSFER", [{"id": 3, **move}]))
     back = {"debit_account_id": 1, "credit_account_id": 2, "ledger": 1, "code": 1, "amount": 5}
     ledger.block(("TRANSFER", [{"id": 4, **back}]))
-    core = Core()
+    core = Verifier()
     for block in ledger.blocks[:3]:
         assert core.redecide(Block.of(block, block.entries, block.metadata)) == []
     forged = ledger.blocks[3].entries.copy()
@@ -311,7 +312,11 @@ def test_explanations_name_the_rule_the_balance_and_what_was_available() -> None
     )
     ledger.core.close_block()
     assert explanation["status"] == "exceeds_credits"
-    assert (explanation["account_id"], explanation["needed"], explanation["available"]) == (1, 71, 70)
+    assert (explanation["account_id"], explanation["needed"], explanation["available"]) == (
+        1,
+        71,
+        70,
+    )
     assert explanation["balances"]["credits_posted"] == 70
 
 

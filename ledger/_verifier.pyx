@@ -1,0 +1,160 @@
+# cython: language_level=3
+"""Verification: decide stored entries again."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+
+from ledger._block cimport Block
+from ledger._core cimport Core, is_transient, reopening
+from ledger._index cimport hash_id
+from ledger._layout cimport *
+from ledger._u128 cimport equal
+
+
+cdef class Verifier(Core):
+    """A core that is led through a journal from its first block and decides every entry again."""
+
+    def redecide(self, Block block):
+        """Decide every entry of a stored block again and commit it; return what differs, one line
+        each.
+
+        The state must be that before the block. Balances, numbers and positions are compared as in
+        ``replay``;
+        afterwards the state is that after the block as long as nothing differed.
+        """
+        cdef uint32_t index, count, status
+        cdef entry_t* stored
+        cdef entry_t decided
+        cdef transfer_t event
+        cdef account_t opening
+        cdef uint64_t timestamp
+        cdef int64_t debit, credit, place
+        cdef Block scratch = Block()
+        differences = []
+        scratch.number = block.number
+        if not scratch.reserve(1):
+            raise MemoryError
+        self.ids.clear()
+        if not self.ids.reserve(scratch, 1):
+            raise MemoryError
+        count = block.count
+        for index in range(count):
+            stored = &block.rows[index]
+            event = stored.record
+            timestamp = event.timestamp
+            self.block = scratch
+            self.event_digest = NULL
+            self.refused_slot = LIMIT_NO_SLOT
+            self.exists_timestamp = 0
+            if stored.metadata:
+                self.event_digest = block.digests + <size_t>32 * (stored.metadata - 1)
+            status = STATUS_CREATED
+            memset(&decided, 0, sizeof(decided))
+            if stored.kind == ENTRY_KIND_ACCOUNT:
+                memset(&opening, 0, sizeof(opening))
+                opening.id = event.id
+                opening.user_data_128 = event.user_data_128
+                opening.user_data_64 = event.user_data_64
+                opening.user_data_32 = event.user_data_32
+                opening.ledger = event.ledger
+                opening.code = event.code
+                opening.flags = event.flags
+                opening.timestamp = event.timestamp
+                status = self.decide_account(
+                    &opening, timestamp, hash_id(event.id, self.accounts.seed))
+            elif stored.kind == ENTRY_KIND_TRANSFER:
+                if not event.flags & TRANSFER_IMPORTED:
+                    event.timestamp = 0
+                else:
+                    timestamp = block.last_timestamp
+                debit = self.accounts.find(
+                    event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
+                credit = self.accounts.find(
+                    event.credit_account_id, hash_id(event.credit_account_id, self.accounts.seed))
+                status = self.decide_transfer(
+                    &event, timestamp, hash_id(event.id, NAMESPACE_TRANSFER), debit, credit,
+                    &decided)
+                if status == STATUS_CREATED and (
+                    memcmp(&decided.record, &stored.record, sizeof(transfer_t))
+                    or not equal(decided.released, stored.released)
+                    or decided.debit_slot != stored.debit_slot
+                    or decided.credit_slot != stored.credit_slot
+                    or decided.flags != stored.flags & ~ENTRY_HAS_METADATA
+                ):
+                    differences.append(f"block {block.number}, entry {index}: decided differently")
+            elif stored.kind == ENTRY_KIND_EXPIRY:
+                place = self.holds.next_due(timestamp)
+                if place < 0 or not equal(self.holds.rows[place].id, event.pending_id):
+                    differences.append(
+                        f"block {block.number}, entry {index}: another hold was due to expire")
+                elif (not equal(self.holds.rows[place].amount, stored.released)
+                      or self.holds.rows[place].debit_slot != stored.debit_slot
+                      or self.holds.rows[place].credit_slot != stored.credit_slot
+                      or reopening(&self.holds.rows[place]) != stored.flags):
+                    differences.append(
+                        f"block {block.number}, entry {index}: the expiry is not that of its hold")
+            elif stored.kind == ENTRY_KIND_BURNED_ID:
+                if not is_transient(event.code):
+                    differences.append(
+                        f"block {block.number}, entry {index}: burned by a status that burns none")
+            else:
+                event.timestamp = 0
+                if stored.kind == ENTRY_KIND_ACCOUNT_SETTINGS:
+                    event.ledger = 0
+                    event.code = 0
+                decided.kind = stored.kind
+                decided.record = stored.record
+                decided.debit_slot = LIMIT_NO_SLOT
+                decided.credit_slot = LIMIT_NO_SLOT
+                status = self.decide_administrative(
+                    &event, &decided, hash_id(event.id, NAMESPACE_ADMINISTRATIVE))
+                if status == STATUS_CREATED and (
+                    decided.debit_slot != stored.debit_slot
+                    or memcmp(&decided.record, &stored.record, sizeof(transfer_t))
+                ):
+                    differences.append(f"block {block.number}, entry {index}: decided differently")
+                elif stored.kind == ENTRY_KIND_ADMINISTRATION:
+                    self.business_date = event.user_data_32
+                elif stored.kind == ENTRY_KIND_DEFINITION:
+                    self.replay_declaration(block, stored)
+            if status != STATUS_CREATED:
+                differences.append(
+                    f"block {block.number}, entry {index}: the rules refuse it, status {status}")
+            differences.extend(self.recommit(block, index))
+            if stored.kind == ENTRY_KIND_ACCOUNT:
+                self.last_account_timestamp = stored.record.timestamp
+            elif stored.kind == ENTRY_KIND_TRANSFER or stored.kind == ENTRY_KIND_EXPIRY:
+                self.last_transfer_timestamp = stored.record.timestamp
+            if differences:
+                break
+        self.block = None
+        self.event_digest = NULL
+        for index in range(self.tombstone_count):
+            self.holds.release(self.tombstones[index])
+        self.tombstone_count = 0
+        for name in ("last_account_timestamp", "last_transfer_timestamp", "business_date"):
+            if not differences and getattr(self, name) != getattr(block, name):
+                differences.append(f"block {block.number}: {name} in its header is wrong")
+        self.last_timestamp = block.last_timestamp
+        self.block_number = <int64_t>block.number
+        self.entry_number = block.first_entry + count
+        return differences
+
+    cdef list recommit(self, Block block, uint32_t index):
+        """Commit one stored entry in place and compare its sides; what differs, one line each."""
+        cdef entry_t* entry = &block.rows[index]
+        cdef entry_t stored = entry[0]
+        cdef uint32_t count = block.count
+        cdef str what = self.misfit(entry)
+        if what:
+            return [f"block {block.number}, entry {index}: {what}"]
+        self.block = block
+        block.count = index                     # the entry's own place, for its position
+        entry.reserved = 0
+        self.commit(entry)
+        block.count = count
+        if (memcmp(&entry.debit, &stored.debit, sizeof(side_t))
+                or memcmp(&entry.credit, &stored.credit, sizeof(side_t))
+                or entry.debit_slot != stored.debit_slot):
+            return [f"block {block.number}, entry {index}: balances, numbers or positions differ"]
+        return []
