@@ -83,7 +83,7 @@ cdef class Verifier(Core):
                 ):
                     differences.append(f"block {block.number}, entry {index}: decided differently")
             elif stored.kind == ENTRY_KIND_EXPIRY:
-                place = self.holds.next_due(timestamp)
+                place = self.holds.next_due(end_of_sweep(block, index))
                 if place < 0 or not equal(self.holds.rows[place].id, event.pending_id):
                     differences.append(
                         f"block {block.number}, entry {index}: another hold was due to expire")
@@ -158,3 +158,11 @@ cdef class Verifier(Core):
                 or entry.debit_slot != stored.debit_slot):
             return [f"block {block.number}, entry {index}: balances, numbers or positions differ"]
         return []
+
+
+cdef uint64_t end_of_sweep(Block block, uint32_t index) noexcept:
+    """The time of the sweep that an expiry belongs to: the last of its k timestamps."""
+    while (index + 1 < block.count and block.rows[index + 1].kind == ENTRY_KIND_EXPIRY
+           and block.rows[index + 1].record.timestamp == block.rows[index].record.timestamp + 1):
+        index += 1
+    return block.rows[index].record.timestamp

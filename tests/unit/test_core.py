@@ -218,6 +218,23 @@ def test_an_entry_that_breaks_a_rule_is_found_when_decided_again() -> None:
     assert core.redecide(Block.of(ledger.blocks[3], forged))
 
 
+def test_holds_that_expire_at_one_moment_are_decided_the_same_again() -> None:
+    ledger = Ledger()
+    ledger.block(("ACCOUNT", [{"id": i, "ledger": 1, "code": 1} for i in (1, 2)]))
+    move = {"debit_account_id": 2, "credit_account_id": 1, "ledger": 1, "code": 1, "amount": 5}
+    hold = {**move, "flags": PENDING, "timeout": 1}
+    ledger.block(("TRANSFER", [{"id": i, **hold} for i in (11, 12, 13, 14)]))
+    created = ledger.blocks[-1].entries["record"]["timestamp"]
+    ledger.now = int(created.max()) + SECOND - 1000  # the sweep happens at the very last expiry
+    ledger.block()
+    entries = ledger.blocks[-1].entries
+    assert list(entries["kind"]) == [layout.ENTRY_KINDS["expiry"][0]] * 4
+    assert int(entries["record"]["timestamp"].min()) < int(created.max()) + SECOND
+    verifier = Verifier()
+    for block in ledger.blocks:
+        assert verifier.redecide(Block.of(block, block.entries, block.metadata)) == []
+
+
 def test_stored_balances_that_do_not_come_out_are_refused() -> None:
     ledger = Ledger()
     ledger.block(("ACCOUNT", [{"id": i, "ledger": 1, "code": 1} for i in (1, 2)]))
