@@ -26,6 +26,22 @@ cnp.import_array()
 
 SMALL_STATE_VERSION = 1
 
+cdef struct details_t:
+    u128_t overdraft
+    u128_t ceiling
+    uint64_t entry_count
+    uint64_t last_position
+    uint32_t slot
+    uint32_t settings
+
+ACCOUNT_DETAILS = np.dtype([
+    ("overdraft", layout.U128), ("ceiling", layout.U128), ("entry_count", "<u8"),
+    ("last_position", "<u8"), ("slot", "<u4"), ("settings", "<u4"),
+])
+"""What a look-up does not show of an account, for many accounts: settings are flags."""
+if ACCOUNT_DETAILS.itemsize != sizeof(details_t):
+    raise ImportError("ACCOUNT_DETAILS is not details_t")
+
 
 cdef void copy_account(const account_row_t* row, account_t* out) noexcept nogil:
     memset(out, 0, sizeof(account_t))
@@ -102,6 +118,33 @@ cdef class Books:
                     copy_account(row_at(self.accounts, <uint32_t>slot), &out[index])
                     hit[index] = 1
         return accounts, found
+
+    def lookup_details(self, ids):
+        """Return the ACCOUNT_DETAILS of accounts (U128 array of ids); of ids not found zeros and
+        NO_SLOT."""
+        cdef cnp.ndarray keys = np.ascontiguousarray(ids, layout.U128)
+        cdef uint32_t count = <uint32_t>keys.shape[0], index
+        cdef cnp.ndarray details = np.zeros(count, ACCOUNT_DETAILS)
+        cdef const u128_t* key = <const u128_t*>cnp.PyArray_DATA(keys)
+        cdef details_t* out = <details_t*>cnp.PyArray_DATA(details)
+        cdef account_row_t* row
+        cdef extra_t* extra
+        cdef int64_t slot
+        for index in range(count):
+            slot = self.accounts.find(key[index], hash_id(key[index], self.accounts.seed))
+            if slot < 0:
+                out[index].slot = LIMIT_NO_SLOT
+                continue
+            row = row_at(self.accounts, <uint32_t>slot)
+            out[index].slot = <uint32_t>slot
+            out[index].entry_count = row.entry_count
+            out[index].last_position = row.last_position
+            extra = self.accounts.extra_of(<uint32_t>slot)
+            if extra != NULL:
+                out[index].settings = extra.settings
+                out[index].overdraft = extra.overdraft
+                out[index].ceiling = extra.ceiling
+        return details
 
     def account_details(self, id):
         """Return what a look-up does not show of an account (a dict), or None when there is no such

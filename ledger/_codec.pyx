@@ -62,7 +62,14 @@ import numpy as np
 from ledger import layout
 from ledger._canonical import canonical_metadata
 from ledger._schema import CONTENT_TYPES, SCHEMAS
-from ledger._writer import encode_events, encode_ids, encode_records, encode_results, format_time
+from ledger._writer import (
+    encode_accounts,
+    encode_events,
+    encode_ids,
+    encode_records,
+    encode_results,
+    format_time,
+)
 from ledger.errors import RequestRefused
 
 __all__ = [
@@ -75,6 +82,7 @@ __all__ = [
     "decode_page",
     "decode_results",
     "decode_results_binary",
+    "encode_accounts",
     "encode_events",
     "encode_ids",
     "encode_records",

@@ -10,6 +10,16 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from ledger._layout cimport (
+    ACCOUNT_CLOSED,
+    ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS,
+    ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS,
+    ACCOUNT_SETTINGS_CEILING,
+    ACCOUNT_SETTINGS_CREDITS_BLOCKED,
+    ACCOUNT_SETTINGS_DEBITS_BLOCKED,
+    ACCOUNT_SETTINGS_OVERDRAFT,
+    account_t,
+)
 from ledger._scan cimport u128
 from ledger._schema cimport (
     TYPE_AMOUNT,
@@ -36,6 +46,13 @@ cdef int _index
 for _index in range(100):
     PAIRS[2 * _index] = 0x30 + _index // 10
     PAIRS[2 * _index + 1] = 0x30 + _index % 10
+
+cdef const char* SETTING_NAMES[4]
+cdef uint32_t SETTING_SIZES[4]
+_setting_names = [flag.name.encode() for flag in layout.ACCOUNT_SETTINGS_FLAGS]
+for _index in range(4):
+    SETTING_NAMES[_index] = _setting_names[_index]
+    SETTING_SIZES[_index] = <uint32_t>len(_setting_names[_index])
 
 cdef u128 TEN_19 = <u128>10000000000000000000u
 
@@ -304,6 +321,145 @@ def encode_records(
         if not lines:
             reserve(&b, 1)
             put_char(&b, 0x5D)
+        return PyBytes_FromStringAndSize(<char*>b.data, <Py_ssize_t>b.used)
+    finally:
+        free(b.data)
+
+
+cdef inline void put_sums(buffer_t* b, u128 more, u128 less) noexcept nogil:
+    """The difference, with its sign."""
+    if more >= less:
+        put_u128(b, more - less)
+    else:
+        put_char(b, 0x2D)
+        put_u128(b, less - more)
+
+
+cdef inline u128 room(u128 have, u128 spent, u128 more) noexcept nogil:
+    """have + more - spent, not below 0 and not above 2^128-1."""
+    cdef u128 rest
+    if have >= spent:
+        rest = have - spent
+        return rest + more if rest <= ~(<u128>0) - more else ~(<u128>0)
+    return more - (spent - have) if more > spent - have else 0
+
+
+cdef void put_standing(
+    buffer_t* b, const account_t* account, const uint8_t* details, bint credit_normal
+) noexcept nogil:
+    """The members that say where an account stands: what its sums, flags and settings amount to."""
+    cdef u128 overdraft, ceiling, dp, dr, cp, cr
+    cdef uint64_t entry_count
+    cdef uint32_t settings, bit
+    cdef bint first = True
+    memcpy(&dp, &account.debits_pending, 16)
+    memcpy(&dr, &account.debits_posted, 16)
+    memcpy(&cp, &account.credits_pending, 16)
+    memcpy(&cr, &account.credits_posted, 16)
+    memcpy(&overdraft, details, 16)
+    memcpy(&ceiling, details + 16, 16)
+    memcpy(&entry_count, details + 32, 8)
+    memcpy(&settings, details + 52, 4)
+    put(b, <const char*>b',"normal_side":"', 16)
+    put(b, <const char*>(b"credit" if credit_normal else b"debit"), 6 if credit_normal else 5)
+    put(b, <const char*>b'","balance":"', 13)
+    if credit_normal:
+        put_sums(b, cr, dr)
+    else:
+        put_sums(b, dr, cr)
+    put(b, <const char*>b'","available":', 14)
+    if account.flags & ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS or settings & (
+        ACCOUNT_SETTINGS_OVERDRAFT | ACCOUNT_SETTINGS_DEBITS_BLOCKED
+    ):
+        put_char(b, 0x22)
+        if account.flags & ACCOUNT_CLOSED or settings & ACCOUNT_SETTINGS_DEBITS_BLOCKED:
+            put_char(b, 0x30)
+        else:
+            put_u128(b, room(cr, dp + dr, overdraft))
+        put_char(b, 0x22)
+    elif account.flags & ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS or settings & (
+        ACCOUNT_SETTINGS_CEILING | ACCOUNT_SETTINGS_CREDITS_BLOCKED
+    ):
+        put_char(b, 0x22)
+        if account.flags & ACCOUNT_CLOSED or settings & ACCOUNT_SETTINGS_CREDITS_BLOCKED:
+            put_char(b, 0x30)
+        else:
+            put_u128(b, room(dr, cp + cr, ceiling))
+        put_char(b, 0x22)
+    else:
+        put(b, <const char*>b"null", 4)
+    put(b, <const char*>b',"entry_count":"', 16)
+    put_u64(b, entry_count)
+    put(b, <const char*>b'","settings":[', 14)
+    for bit in range(4):
+        if settings >> bit & 1:
+            put(b, <const char*>b',"' if not first else <const char*>b'"', 1 if first else 2)
+            first = False
+            put(b, SETTING_NAMES[bit], SETTING_SIZES[bit])
+            put_char(b, 0x22)
+    put(b, <const char*>b'],"overdraft":"', 15)
+    put_u128(b, overdraft)
+    put(b, <const char*>b'","ceiling":"', 13)
+    put_u128(b, ceiling)
+    put_char(b, 0x22)
+
+
+def encode_accounts(
+    accounts not None, details not None, credit_normal not None, *, found=None, extras=None
+):
+    """Return the JSON array of accounts with where they stand beside their fields.
+
+    details: the ACCOUNT_DETAILS of the same accounts; credit_normal: a bool for each, whether its
+    balance is credits
+    minus debits. The members beyond the record: normal_side, balance (signed, on the normal side),
+    available (what may
+    still be debited, or credited where only that is limited; null where nothing limits it),
+    entry_count, settings,
+    overdraft, ceiling. found, extras: as for encode_records.
+    """
+    cdef Schema schema = SCHEMAS["accounts"]
+    cdef buffer_t b
+    cdef Py_ssize_t index, count
+    cdef const uint8_t* place
+    cdef const uint8_t* details_place
+    cdef const uint8_t* normal_place
+    cdef size_t size = schema.c.text_size_max + 400
+    accounts = _packed(accounts, schema.dtype)
+    details = np.ascontiguousarray(details)
+    credit_normal = np.ascontiguousarray(credit_normal, "?")
+    if details.dtype.itemsize != 56 or not (
+        len(details) == len(accounts) == len(credit_normal)
+    ):
+        raise TypeError("details and credit_normal must be those of the accounts")
+    place = <const uint8_t*><size_t>accounts.ctypes.data
+    details_place = <const uint8_t*><size_t>details.ctypes.data
+    normal_place = <const uint8_t*><size_t>credit_normal.ctypes.data
+    count = len(accounts)
+    b.data, b.used, b.capacity = NULL, 0, 0
+    try:
+        reserve(&b, 64 + <size_t>count * size // 2)
+        put_char(&b, 0x5B)
+        for index in range(count):
+            reserve(&b, size)
+            if index:
+                put_char(&b, 0x2C)
+            if found is not None and not found[index]:
+                put(&b, <const char*>b"null", 4)
+                continue
+            put_record(&b, &schema.c, place + 128 * index, False)
+            put_standing(
+                &b,
+                <const account_t*>(place + 128 * index),
+                details_place + 56 * index,
+                normal_place[index],
+            )
+            if extras is not None and extras[index]:
+                put_bytes(&b, b",")
+                put_bytes(&b, extras[index])
+            reserve(&b, 2)
+            put_char(&b, 0x7D)
+        reserve(&b, 1)
+        put_char(&b, 0x5D)
         return PyBytes_FromStringAndSize(<char*>b.data, <Py_ssize_t>b.used)
     finally:
         free(b.data)

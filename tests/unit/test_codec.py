@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ledger._books import ACCOUNT_DETAILS
 from ledger._canonical import NotCanonical, canonical, format_number
 
 from ledger import _codec, layout
@@ -853,3 +854,49 @@ def test_decoding_keeps_nothing() -> None:
         if warm == 0:
             before = used
     assert used - before < 4096
+
+
+@pytest.mark.parametrize(
+    ("account", "details", "credit_normal", "balance", "available"),
+    [
+        ({"debits_posted": 7, "credits_posted": 3}, {}, False, "4", None),
+        ({"debits_posted": 7, "credits_posted": 3}, {}, True, "-4", None),
+        ({"debits_posted": 2**128 - 1}, {}, True, str(1 - 2**128), None),
+        ({"flags": 2, "credits_posted": 9, "debits_posted": 2}, {}, True, "7", "7"),
+        ({"flags": 2, "credits_posted": 9, "debits_pending": 4}, {}, True, "9", "5"),
+        ({"flags": 2, "credits_posted": 9, "credits_pending": 4}, {}, True, "9", "9"),
+        ({"flags": 4, "debits_posted": 9, "credits_pending": 4}, {}, False, "9", "5"),
+        ({"flags": 4 | 32, "debits_posted": 9}, {}, False, "9", "0"),
+        ({"credits_posted": 9}, {"settings": 1, "overdraft": 5}, True, "9", "14"),
+        ({"debits_posted": 9}, {"settings": 1, "overdraft": 5}, True, "-9", "0"),
+        ({"debits_posted": 9}, {"settings": 1, "overdraft": 50}, True, "-9", "41"),
+        (
+            {"credits_posted": 9},
+            {"settings": 1, "overdraft": 2**128 - 1},
+            True,
+            "9",
+            str(2**128 - 1),
+        ),
+        ({"credits_posted": 9}, {"settings": 5, "overdraft": 5}, True, "9", "0"),
+        ({"credits_posted": 9}, {"settings": 2, "ceiling": 100}, True, "9", "91"),
+    ],
+)
+def test_where_an_account_stands(
+    account: dict[str, int],
+    details: dict[str, int],
+    credit_normal: bool,
+    balance: str,
+    available: str | None,
+) -> None:
+    records = layout.record_array(layout.ACCOUNT, [{"id": 1, **account}, {"id": 2}])
+    details_rows = layout.record_array(ACCOUNT_DETAILS, [{"entry_count": 3, **details}, {}])
+    rows = json.loads(
+        _codec.encode_accounts(records, details_rows, [credit_normal, True], found=[True, False])
+    )
+    assert rows[1] is None
+    row = rows[0]
+    assert (row["balance"], row["available"]) == (balance, available)
+    assert row["normal_side"] == ("credit" if credit_normal else "debit")
+    assert row["entry_count"] == "3"
+    assert row["overdraft"] == str(details.get("overdraft", 0))
+    assert row["settings"] == layout.flag_names("ACCOUNT_SETTINGS", details.get("settings", 0))
