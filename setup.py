@@ -26,7 +26,6 @@ DIRECTIVES = {
     "wraparound": False,
     "cdivision": True,
     "initializedcheck": DEBUG,
-    "nonecheck": DEBUG,
     "embedsignature": True,
     "freethreading_compatible": False,
 }

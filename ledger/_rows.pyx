@@ -123,13 +123,14 @@ cdef class BlockView:
             PyBuffer_Release(&self.buffer)
 
     cdef int _open(self) except -1:
-        cdef const block_header_t* header = <const block_header_t*> self.data
+        cdef block_header_t header          # a copy: a stored value may lie at any address
         cdef uint64_t chunks
         cdef uint32_t directory_size
         if self.size < HEADER_SIZE + DIRECTORY_HEAD_SIZE + COLUMN_COUNT + 3 + 4 + SEED_SIZE + 4:
             raise DataDamaged(f"a block of {self.size} bytes: shorter than any block")
         if self.data[:8] != b"SANYUAN\0":
             raise DataDamaged("a block that does not begin with SANYUAN")
+        memcpy(&header, self.data, HEADER_SIZE)
         self.number = header.number
         if header.format > <uint32_t> layout.FORMAT_VERSION:
             raise FormatTooNew(

@@ -158,6 +158,10 @@ def test_header_attributes():
             assert getattr(view, name) == expected
     with pytest.raises(DataDamaged, match="block 8"):
         BlockView(value, number=8)
+    for shift in range(1, 8):
+        assert BlockView(memoryview(bytes(shift) + value)[shift:]).entries().tobytes() == (
+            BlockView(value).entries().tobytes()
+        )
 
 
 def test_encode_takes_a_block_with_its_seed():
