@@ -1,8 +1,8 @@
 """Walks along the entries of one account: to an entry number, to a time, and either way from there.
 
 An account's entries are a chain: each names the previous one's position, and entry n with
-n % 64 == 0 also names entry n - 262144, n - 4096 or n - 64 (the farthest whose distance divides n),
-so that a number or a time is a few hundred rows away. Order is the order of the log. Timestamps of
+n % 64 == 0 also names entry n - 262144, n - 4096 or n - 64 (the farthest whose distance divides n
+and is less than n), so that a number or a time is a few hundred rows away. Order is the order of the log. Timestamps of
 transfers and expiries never decrease along it; those of openings and settings follow the ledger's
 clock and may be later than imported transfers that come after them, so time is compared for
 transfers and expiries only.
@@ -117,9 +117,12 @@ cdef class Walk:
         cdef uint64_t number = side_of(step).number
         if side_of(step).skip == NO_POSITION or number == 0 or number % WINDOW:
             return number
-        if number % FAR:
-            return number - WINDOW
-        return number - FAR if number % FARTHEST else number - FARTHEST
+        # The first of a level still uses the pointer of the level below.
+        if number % FARTHEST == 0 and number > FARTHEST:
+            return number - FARTHEST
+        if number % FAR == 0 and number > FAR:
+            return number - FAR
+        return number - WINDOW
 
     cdef int seek_number(self, step_t* step, uint64_t number) except -1:
         """Go back to the entry with this number, which is not above the step's."""

@@ -89,7 +89,7 @@ class Journal:
             entry[side]["previous"] = places[-1] if places else NONE
             entry[side]["skip"] = NONE
             if number and number % 64 == 0:
-                distance = 64 if number % 4096 else 4096
+                distance = 64 if number % 4096 or number == 4096 else 4096
                 entry[side]["skip"] = places[number - distance]
             for name in BALANCES:
                 entry[side][name] = layout.from_int(account[name])
@@ -619,8 +619,8 @@ def long_journal(count, block=65_536):
         entries[side]["number"] = number
         entries[side]["previous"] = chain[:-1]
         distance = np.where(number % 64 == 0, 64, 0)
-        distance = np.where(number % 4096 == 0, 4096, distance)
-        distance = np.where(number % 64**3 == 0, 64**3, distance)
+        distance = np.where((number % 4096 == 0) & (number > 4096), 4096, distance)
+        distance = np.where((number % 64**3 == 0) & (number > 64**3), 64**3, distance)
         target = chain[number.astype(np.int64) - distance]
         entries[side]["skip"] = np.where(distance > 0, target, np.uint64(NONE))
         entries[side][f"{side}s_posted"]["lo"] = number
