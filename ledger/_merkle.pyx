@@ -268,8 +268,9 @@ def xof(key, uint64_t index) -> bytes:
 def block_leaves(entries, seed, ext=None):
     """Return the leaves of a block's entries as an ``(n, 32)`` array of bytes.
 
-    ``entries`` is a contiguous ENTRY array, ``seed`` the block's 32 bytes, ``ext`` an
-    ``(n, 32)`` array of extension digests, or None where no entry has metadata. Raises ``ValueError`` for other shapes.
+    ``entries`` is a contiguous ENTRY array, ``seed`` the block's 32 bytes, ``ext`` an ``(n, 32)``
+    array of extension digests, or None where no entry has metadata. Raises ``ValueError`` for
+    other shapes.
     """
     if entries.dtype != layout.ENTRY or entries.ndim != 1:
         raise ValueError("entries must be a one-dimensional ENTRY array")
@@ -324,7 +325,7 @@ def chain(head, leaf) -> bytes:
 
 
 def chain_heads(heads, leaves) -> None:
-    """Advance each row of ``heads``, an ``(n, 32)`` array of bytes, by its row of ``leaves``, in place.
+    """Advance each row of ``heads``, an ``(n, 32)`` array, by its row of ``leaves``, in place.
 
     Raises ``ValueError`` for other shapes.
     """
