@@ -116,7 +116,22 @@ def records_page() -> str:
     return "\n".join(out)
 
 
-FILES = {"ledger/_layout.pxd": pxd, "docs/records.md": records_page}
+def semantics_page() -> str:
+    """Return the text of docs/semantics.md: its prose as it is, then statuses and cases."""
+    from tests.tables import runner
+
+    marker = "<!-- generated: statuses and cases -->"
+    prose, found, _ = (ROOT / "docs/semantics.md").read_text().partition(marker)
+    if not found:
+        raise SystemExit(f"docs/semantics.md has lost its line {marker}")
+    return "\n".join([prose + marker, "", *runner.render()])
+
+
+FILES = {
+    "ledger/_layout.pxd": pxd,
+    "docs/records.md": records_page,
+    "docs/semantics.md": semantics_page,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -157,7 +157,7 @@ class Reference(Administration):
         if event["id"] in self.burned:
             return "id_already_failed"
         if flags & RESOLVES:
-            return self._post_or_void(event, event["timestamp"] or time, metadata)
+            return self._post_or_void(event, time, metadata)
         debit_id, credit_id = event["debit_account_id"], event["credit_account_id"]
         status = first_broken(
             (debit_id == 0, "debit_account_id_must_not_be_zero"),
@@ -267,13 +267,18 @@ class Reference(Administration):
 
     @staticmethod
     def _overflow(event: Record, amount: int, timestamp: int, debit: Record, credit: Record) -> str:
-        state = "pending" if event["flags"] & T["pending"] else "posted"
+        pending = event["flags"] & T["pending"]
         debits = debit["debits_pending"] + debit["debits_posted"] + amount
         credits = credit["credits_pending"] + credit["credits_posted"] + amount
         too_late = timestamp + event["timeout"] * SECOND > layout.TIMESTAMP_MAX
         return first_broken(
-            (debit[f"debits_{state}"] + amount > U128_MAX, f"overflows_debits_{state}"),
-            (credit[f"credits_{state}"] + amount > U128_MAX, f"overflows_credits_{state}"),
+            (pending and debit["debits_pending"] + amount > U128_MAX, "overflows_debits_pending"),
+            (
+                pending and credit["credits_pending"] + amount > U128_MAX,
+                "overflows_credits_pending",
+            ),
+            (debit["debits_posted"] + amount > U128_MAX, "overflows_debits_posted"),
+            (credit["credits_posted"] + amount > U128_MAX, "overflows_credits_posted"),
             (debits > U128_MAX, "overflows_debits"),
             (credits > U128_MAX, "overflows_credits"),
             (too_late, "overflows_timeout"),
@@ -292,7 +297,7 @@ class Reference(Administration):
             (ceiling is not None and excess[1] > ceiling, "exceeds_ceiling"),
         )
 
-    def _post_or_void(self, event: Record, timestamp: int, metadata: bytes) -> str:
+    def _post_or_void(self, event: Record, time: int, metadata: bytes) -> str:
         flags, void = event["flags"], event["flags"] & T["void_pending_transfer"]
         others = flags & (T["pending"] | BALANCING | CLOSING)
         status = first_broken(
@@ -309,7 +314,7 @@ class Reference(Administration):
             return "pending_transfer_not_found"
         if not pending["flags"] & T["pending"]:
             return "pending_transfer_not_pending"
-        transfer = {**event, "timestamp": timestamp}
+        transfer = {**event, "timestamp": event["timestamp"] or time}
         self._inherit(transfer, pending)
         for field in ("debit_account_id", "credit_account_id", "ledger", "code"):
             if transfer[field] != pending[field]:
@@ -321,9 +326,9 @@ class Reference(Administration):
         resolution = self.resolutions[pending["id"]]
         if resolution in ("posted", "voided"):
             return f"pending_transfer_already_{resolution}"
-        if resolution == "expired" or timestamp >= self._expires_at(pending):
+        if resolution == "expired" or time >= self.expires_at(pending):
             return "pending_transfer_expired"
-        if flags & T["imported"] and self._regresses("transfer", timestamp):
+        if flags & T["imported"] and self._regresses("transfer", transfer["timestamp"]):
             return "imported_event_timestamp_must_not_regress"
         debit, credit = self._released(pending, reopen=bool(void))
         if not void and (status := self._closed_or_blocked(debit, credit)):
@@ -339,7 +344,7 @@ class Reference(Administration):
         return "created"
 
     @staticmethod
-    def _expires_at(pending: Record) -> int:
+    def expires_at(pending: Record) -> int:
         return pending["timestamp"] + pending["timeout"] * SECOND if pending["timeout"] else NEVER
 
     def _released(self, pending: Record, *, reopen: bool) -> tuple[Record, Record]:
@@ -392,8 +397,8 @@ class Reference(Administration):
 
     def expire(self, timestamp_ns: int) -> int:
         """Release every open pending transfer that is due at ``timestamp_ns``; return how many."""
-        due = [hold for hold in self.open_holds.values() if self._expires_at(hold) <= timestamp_ns]
-        due.sort(key=lambda hold: (self._expires_at(hold), hold["timestamp"]))
+        due = [hold for hold in self.open_holds.values() if self.expires_at(hold) <= timestamp_ns]
+        due.sort(key=lambda hold: (self.expires_at(hold), hold["timestamp"]))
         for index, hold in enumerate(due):
             debit, credit = self._released(hold, reopen=True)
             self._resolve(hold, "expired")

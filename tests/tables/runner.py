@@ -1,23 +1,21 @@
 """Cases as text: requests, what each event must answer, and the balances after them.
 
-A file holds cases; ``docs/semantics.md`` shows them as they are. The grammar, line by line:
+A file holds cases, each with a name (``== name``), sentences (``# ...``) and a ledger of its own.
 
-    == name                     a case begins; every case runs on a ledger of its own
-    # sentence                  what the case says
-    at 12s                      the next request is decided at 12 seconds (the default: one second
-                                after the last; the first one at 1s)
-    accounts [dry_run]          a request; its events follow, one a row, indented:
-        id field=value flag | status [@time]
-    transfers, settings, definitions, business_date       the same
-    expire | count              the sweep of due pending transfers
-    account id field=value flag             what a look-up answers, in the fields that are named
-    transfer id field=value flag            the same for a transfer
-    nothing id ...                          transfers that do not exist
-    transfers_of id field=value flag | ids              get_account_transfers
-    balances_of id field=value flag | dp+d/cp+c ...     get_account_balances
-    query_accounts field=value flag | ids
-    query_transfers field=value flag | ids
-    change_events field=value | type:id ...
+at 12s                      the next request is decided at 12 seconds (the default: one second
+                            after the last; the first one at 1s)
+accounts [dry_run]          a request; its events follow, one a row, indented:
+    id field=value flag | status [@time]
+transfers, settings, definitions, business_date       the same
+expire | count              the sweep of due pending transfers
+account id field=value flag             what a look-up answers, in the fields that are named
+transfer id field=value flag            the same for a transfer
+nothing id ...                          transfers that do not exist
+transfers_of id field=value flag | ids              get_account_transfers
+balances_of id field=value flag | dp+d/cp+c ...     get_account_balances
+query_accounts field=value flag | ids
+query_transfers field=value flag | ids
+change_events field=value | type:id ...
 
 Values are integers, ``max`` (2^128-1) or ``max-1``, times ``3s`` or ``3s+5`` (nanoseconds after),
 ``id`` (the row's own). ``first..last`` as an id is one row for many events. ``debit``, ``credit``
@@ -280,8 +278,38 @@ def _look_up(step: Step, ledger: Any, place: str) -> None:
     assert actual == expected, f"{place}: {actual}, expected {expected}"
 
 
+def _examples() -> dict[tuple[str, str], str]:
+    """The first case that answers with each (kind, status name)."""
+    found: dict[tuple[str, str], str] = {}
+    for case in all_cases():
+        for step in case.steps:
+            for row in step.rows:
+                found.setdefault((REQUESTS[step.word][2], row.status), case.name)
+    return found
+
+
+def _anchor(name: str) -> str:
+    kept = "".join(letter for letter in name.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
+
+
 def render() -> Iterator[str]:
-    """Yield the lines of Markdown that show every case of every file."""
+    """Yield the lines of Markdown that show every status with an example, and every case."""
+    examples = _examples()
+    yield from ("## Statuses, in order of precedence", "")
+    yield from ("The statuses of *own* rules have numbers from 1000 on.", "")
+    for kind, statuses in layout.STATUSES.items():
+        yield from (f"### {kind.capitalize()}", "", "| number | status | when | burns | case |")
+        yield "|---:|---|---|---|---|"
+        for status in statuses:
+            name = examples[kind, status.name]
+            burns = "burns" if status.transient else ""
+            link = f"[{name}](#{_anchor(name)})"
+            yield f"| {status.number} | {status.name} | {status.doc} | {burns} | {link} |"
+        yield ""
+    yield from ("## Cases", "", "How to read them:", "", "```text")
+    grammar = (__doc__ or "").partition("\n\n")[2].strip()
+    yield from (*grammar.split("\n"), "```", "")
     for path in FILES:
         title = path.read_text().splitlines()[0].lstrip("# ")
         yield from (f"### {title}", "")
