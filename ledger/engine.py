@@ -1,0 +1,955 @@
+"""The shell around the core: pool, timestamps, group commit, replies. The only place with a clock.
+
+::
+
+    submit ──> pool ──> engine thread ─────────────────────> journal thread ──────────> replies
+               bounded  due expiries, then requests in order   header, pack, append
+                        of arrival: decide, hash = one block   (two device syncs)
+
+A few blocks may be decided ahead of the disk. Nothing is answered before its block, and every block
+before it, is durable: writes, reads, refusals and dry runs alike. A failed write is fatal, because
+memory is ahead of the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ledger import layout
+from ledger._block import Block
+from ledger._core import Core
+from ledger._history import History
+from ledger._pack import encode_block
+from ledger.config import Config
+from ledger.errors import DiskFailed, LedgerError, RequestRefused, Unavailable
+from ledger.state import (
+    REQUEST_KINDS,
+    Chain,
+    RequestKind,
+    find_transfers,
+    id_array,
+)
+
+DECIDE_AHEAD_EVENTS: Final = 1024
+"""While the disk is busy, fewer waiting events than this wait for it: small blocks ahead would only
+add syncs."""
+BLOCK_TARGET_EVENTS: Final = 16_384
+"""A block is closed at so many events while the disk keeps up; each block in flight doubles it, up
+to the limit."""
+TICK_S: Final = 0.05
+"""How often an idle engine looks at the clock, the disk and the snapshot."""
+BEHIND_SLACK_NS: Final = 10_000_000
+"""Timestamps of one block may run a little ahead of the clock; a clock is behind only beyond
+this."""
+LATENCY_BUCKETS: Final = 36
+"""Bucket i of the latency histogram counts replies that took less than 2^i microseconds (and not
+less than half)."""
+
+STAGES: Final = ("resolve", "decide", "insert_ids", "hash", "pack", "append")
+
+
+class Reply(NamedTuple):
+    """The answer to a request, durable and visible."""
+
+    results: np.ndarray
+    """One RESULT for each event, in order."""
+    position: int
+    """Position of the request's last entry; without entries, the position of the state that
+    answered; -1 if empty."""
+    timestamp: int
+    """Time of the request's last event, ns."""
+    explanations: list[dict[str, object]] | None
+
+
+class _Request:
+    """A request or a read on its way, and whom to answer."""
+
+    __slots__ = (
+        "count", "dry_run", "error", "events", "explain", "future", "kind", "loop", "metadata",
+        "reply", "size_bytes", "submitted_ns",
+    )  # fmt: skip
+
+    def __init__(self, kind: RequestKind | None, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.kind = kind
+        self.loop = loop
+        self.future: Any
+        if loop is None:
+            self.future = Future()
+            self.future.set_running_or_notify_cancel()
+        else:
+            self.future = loop.create_future()
+        self.events: Any = None
+        self.count = 0
+        self.size_bytes = 0
+        self.metadata: Mapping[int, bytes] | None = None
+        self.dry_run = False
+        self.explain = False
+        self.submitted_ns = 0
+        self.reply: Any = None
+        self.error: BaseException | None = None
+
+
+def _settle(requests: list[_Request]) -> None:
+    for request in requests:
+        future = request.future
+        if future.done():
+            continue
+        if request.error is not None:
+            future.set_exception(request.error)
+        else:
+            future.set_result(request.reply)
+
+
+def _deliver(requests: list[_Request]) -> None:
+    """Answer requests: one call into each event loop, however many requests it waits for."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Request]] = {}
+    direct: list[_Request] = []
+    for request in requests:
+        if request.loop is None:
+            direct.append(request)
+        else:
+            by_loop.setdefault(request.loop, []).append(request)
+    _settle(direct)
+    for loop, batch in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, batch)
+        except RuntimeError:  # the loop is closed: nobody is waiting any more
+            continue
+
+
+class _ClockGuard:
+    """Notices a wall clock that jumped against the monotonic one, or that is behind the last
+    block."""
+
+    def __init__(
+        self, clock_ns: Callable[[], int], monotonic_ns: Callable[[], int], jump_ns: int
+    ) -> None:
+        self._clock_ns = clock_ns
+        self._monotonic_ns = monotonic_ns
+        self._jump_ns = jump_ns
+        self._offset_ns = 0
+        self._allowed_behind = True
+        self.reason: str | None = None
+        self._jumped = False
+
+    def start(self) -> None:
+        """Take the clock as it is for right, except that it must not be behind the last block."""
+        self._offset_ns = self._clock_ns() - self._monotonic_ns()
+        self._allowed_behind = False
+        self._jumped = False
+        self.reason = None
+
+    def confirm(self) -> None:
+        """Take the clock as it is for right, behind the last block or not."""
+        self.start()
+        self._allowed_behind = True
+
+    def now(self, last_timestamp: int) -> int:
+        """Return the time, ns; set ``reason`` to why it cannot be trusted, or to None."""
+        now = self._clock_ns()
+        step_ns = now - self._monotonic_ns() - self._offset_ns
+        behind_ns = last_timestamp - now
+        if abs(step_ns) > self._jump_ns or (behind_ns > self._jump_ns and not self._allowed_behind):
+            self._jumped = True
+        if behind_ns <= 0:
+            self._allowed_behind = False
+        if self._jumped:
+            self.reason = (
+                f"the clock stepped by {step_ns / 1e9:.3f} s against the monotonic time"
+                if abs(step_ns) > self._jump_ns
+                else f"the clock is {behind_ns / 1e9:.3f} s behind the last block"
+                if behind_ns > 0
+                else "the clock stepped and came back"
+            ) + "; set it right, or confirm it"
+        elif behind_ns > BEHIND_SLACK_NS and not self._allowed_behind:
+            # Small enough to wait for: the clock passes the last block within clock_jump_ns.
+            self.reason = (
+                f"the clock is {behind_ns / 1e9:.3f} s behind the last block; waiting for it"
+            )
+        else:
+            self.reason = None
+        return now
+
+
+class Engine:
+    """Runs a core over a store: takes requests from any thread or event loop, answers when they are
+    durable.
+
+    ``clock_ns``, ``monotonic_ns`` and ``random_bytes`` are where time and salt come from.
+    ``on_fatal(error)`` is called once, on an engine thread, after a failed write has stopped the
+    engine and failed everything pending.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        config: Config | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        on_fatal: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.config = config or Config()
+        self._monotonic_ns = monotonic_ns
+        self._random_bytes = random_bytes
+        self._on_fatal = on_fatal
+
+        # Set once by start(), read by all:
+        self.core: Core = None
+        self.history: History = None
+        self._threads: list[threading.Thread] = []
+
+        # Guarded by the lock:
+        self._lock = threading.Lock()
+        self._engine_wake = threading.Condition(self._lock)
+        self._journal_wake = threading.Condition(self._lock)
+        self._durable_wake = threading.Condition(self._lock)
+        self._pool: deque[_Request] = deque()
+        self._pool_events = 0
+        self._reads: deque[_Request] = deque()
+        self._journal_queue: deque[tuple[Block | None, list[_Request]]] = deque()
+        self._in_flight: deque[Block] = deque()
+        self._free_blocks: list[Block] = []
+        self._waiters: list[tuple[int, _Request]] = []
+        self._engine_waits = False
+        self._stage = "new"  # new, recovering, running, stopping, stopped, failed
+        self._fatal: LedgerError | None = None
+        self._recovery_progress = ("", 0, 0)
+        self._durable_position = -1
+        self._durable_block = -1
+        self._durable_timestamp = 0
+
+        # Owned by the engine thread:
+        self._guard = _ClockGuard(clock_ns, monotonic_ns, self.config.clock_jump_ns)
+        self._decided_position = -1
+        self._engine_hand: list[_Request] = []
+        self._posting_refusal: tuple[str, str] | None = None
+        self._posting_checked_ns = 0
+        self._engine_done = False
+
+        # Owned by the journal thread:
+        self._chain: Chain | None = None
+        self._journal_hand: list[_Request] = []
+
+        # Counters, each written by one thread:
+        self._requests_answered = 0
+        self._requests_turned_away = 0
+        self._events_decided = 0
+        self._refusals = 0
+        self._expiries = 0
+        self._blocks = 0
+        self._entries = 0
+        self._bytes = 0
+        self._latency = [0] * LATENCY_BUCKETS
+        self._latency_sum_ns = 0
+        self._stage_ns = dict.fromkeys(STAGES, 0)
+
+    # ------------------------------------------------------------------------------------------
+    # Life
+    # ------------------------------------------------------------------------------------------
+
+    def start(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Recover from the store and begin to serve; returns when recovery is done.
+
+        ``progress(stage, done, total)`` is called on the way; ``reasons_not_ready`` tells it too.
+        Raises DataDamaged and DiskFailed from recovery.
+        """
+        with self._lock:
+            if self._stage != "new":
+                raise LedgerError(f"an engine is started once; this one is {self._stage}")
+            self._stage = "recovering"
+
+        def note(stage: str, done: int, total: int) -> None:
+            self._recovery_progress = (stage, done, total)
+            if progress is not None:
+                progress(stage, done, total)
+
+        try:
+            core = Core(holds_max=self.config.holds)
+            recovery = self.store.recover(core, note)
+        except BaseException:
+            self._stage = "failed"
+            raise
+        self.core = core
+        self.history = History(core)
+        self._chain = Chain(recovery.instance, recovery.last_hash)
+        self._durable_block = recovery.last_block
+        if recovery.last_block >= 0:
+            with self.store.reader() as reader:
+                index = reader.block(recovery.last_block).entry_count - 1
+            self._durable_position = layout.position(recovery.last_block, index)
+        self._decided_position = self._durable_position
+        self._durable_timestamp = core.last_timestamp
+        self._guard.start()
+        self._look_around(core.last_timestamp)
+        with self._lock:
+            self._stage = "running"
+        for name, run in (
+            ("ledger-engine", self._engine_run),
+            ("ledger-journal", self._journal_run),
+        ):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Take no more requests, answer those that wait, and end the threads. The store stays
+        open."""
+        with self._lock:
+            if self._stage in ("new", "recovering"):
+                self._stage = "stopped"
+            if self._stage == "running":
+                self._stage = "stopping"
+            self._engine_wake.notify_all()
+            self._journal_wake.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        with self._lock:
+            waiters, self._waiters = self._waiters, []
+            if self._stage == "stopping":
+                self._stage = "stopped"
+        for _, request in waiters:
+            request.error = Unavailable("stopping", "the server is stopping")
+        _deliver([request for _, request in waiters])
+
+    def drain(self) -> None:
+        """Return when every request submitted so far is answered and the store owes no work: the
+        snapshot is current, ids are merged, space is written ahead."""
+
+        def copy_snapshot(core: Core) -> bool:
+            if self._durable_block != core.block_number:
+                return False
+            self.store.snapshot_all(core, self._durable_block)
+            return True
+
+        while not self.read(copy_snapshot).result():
+            # Answered when everything decided is durable, so the next attempt may find it so.
+            continue
+        self.store.drain()
+
+    # ------------------------------------------------------------------------------------------
+    # Requests and reads
+    # ------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        kind: str,
+        events: np.ndarray,
+        *,
+        metadata: Mapping[int, bytes] | None = None,
+        dry_run: bool = False,
+        explain: bool = False,
+    ) -> Future[Reply]:
+        """Put a request into the pool; the future gives its Reply when that is durable.
+
+        ``kind`` is accounts, transfers, settings, definitions or business_date; ``events`` a
+        contiguous array of the kind's records, not to be changed before the reply; ``metadata``
+        maps an event's index to canonical bytes. Raises Unavailable when the request is not taken,
+        RequestRefused when it never can be.
+        """
+        future: Future[Reply] = self._submit(
+            None, kind, events, metadata, dry_run=dry_run, explain=explain
+        )
+        return future
+
+    def submit_async(
+        self,
+        kind: str,
+        events: np.ndarray,
+        *,
+        metadata: Mapping[int, bytes] | None = None,
+        dry_run: bool = False,
+        explain: bool = False,
+    ) -> asyncio.Future[Reply]:
+        """As ``submit``, for the running event loop: all replies of a block reach a loop in one
+        callback."""
+        future: asyncio.Future[Reply] = self._submit(
+            asyncio.get_running_loop(), kind, events, metadata, dry_run=dry_run, explain=explain
+        )
+        return future
+
+    def _submit(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        kind_name: str,
+        events: np.ndarray,
+        metadata: Mapping[int, bytes] | None,
+        *,
+        dry_run: bool,
+        explain: bool,
+    ) -> Any:
+        kind = REQUEST_KINDS[kind_name]
+        if events.dtype != kind.dtype or events.ndim != 1 or not events.flags.c_contiguous:
+            raise TypeError(f"{kind_name}: a contiguous 1-D array of {kind.dtype} is needed")
+        count = len(events)
+        if count > layout.REQUEST_EVENTS_MAX:
+            raise RequestRefused(
+                "too_many_events",
+                f"{count} events in one request; at most {layout.REQUEST_EVENTS_MAX}",
+            )
+        request = _Request(kind, loop)
+        request.events = events
+        request.count = count
+        request.size_bytes = events.nbytes
+        if metadata:
+            request.metadata = metadata
+            request.size_bytes += sum(map(len, metadata.values()))
+        request.dry_run = dry_run
+        request.explain = explain
+        request.submitted_ns = self._monotonic_ns()
+        with self._lock:
+            self._check_open()
+            if self._posting_refusal is not None:
+                raise Unavailable(*self._posting_refusal)
+            if len(self._pool) + len(self._reads) >= self.config.queue_requests or (
+                self._pool and self._pool_events + count > self.config.queue_events
+            ):
+                self._requests_turned_away += 1
+                raise Unavailable("queue_full", "as many requests wait as the queue holds")
+            self._pool.append(request)
+            self._pool_events += count
+            if self._engine_waits:
+                self._engine_wake.notify()
+        return request.future
+
+    def read(self, function: Callable[[Core], Any]) -> Future[Any]:
+        """Run ``function(core)`` between blocks on the engine thread; the future gives what it
+        returned.
+
+        The answer comes when all that it could see is durable. The function must not keep the core.
+        """
+        future: Future[Any] = self._read(None, function)
+        return future
+
+    def read_async(self, function: Callable[[Core], Any]) -> asyncio.Future[Any]:
+        """As ``read``, for the running event loop."""
+        future: asyncio.Future[Any] = self._read(asyncio.get_running_loop(), function)
+        return future
+
+    def _read(self, loop: asyncio.AbstractEventLoop | None, function: Callable[[Core], Any]) -> Any:
+        request = _Request(None, loop)
+        request.events = function
+        request.submitted_ns = self._monotonic_ns()
+        with self._lock:
+            self._check_open()
+            if len(self._pool) + len(self._reads) >= self.config.queue_requests:
+                self._requests_turned_away += 1
+                raise Unavailable("queue_full", "as many requests wait as the queue holds")
+            self._reads.append(request)
+            if self._engine_waits:
+                self._engine_wake.notify()
+        return request.future
+
+    def find_transfers(self, ids: Any) -> Future[tuple[np.ndarray, np.ndarray]]:
+        """Look transfers up by id: a future of (TRANSFER array, found bool array) in the order of
+        ``ids``."""
+        wanted = id_array(ids)
+        return self.read(lambda core: self._find_transfers(core, wanted))
+
+    def find_transfers_async(self, ids: Any) -> asyncio.Future[tuple[np.ndarray, np.ndarray]]:
+        """As ``find_transfers``, for the running event loop."""
+        wanted = id_array(ids)
+        return self.read_async(lambda core: self._find_transfers(core, wanted))
+
+    def _find_transfers(self, core: Core, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return find_transfers(self.store, core, ids, self._undurable_blocks())
+
+    @contextmanager
+    def reader(self) -> Iterator[tuple[Any, int]]:
+        """Give (Reader, limit block): durable blocks up to the limit, consistent while the context
+        lasts.
+
+        May be used on any thread but the event loop's, one reader for each use.
+        """
+        limit_block = self._durable_block
+        with self.store.reader() as reader:
+            yield reader, limit_block
+
+    @property
+    def durable_position(self) -> int:
+        """Position of the last durable entry; -1 in an empty ledger."""
+        return self._durable_position
+
+    @property
+    def durable_block(self) -> int:
+        """Number of the last durable block; -1 in an empty ledger."""
+        return self._durable_block
+
+    @property
+    def durable_timestamp(self) -> int:
+        """Last timestamp of the last durable block, ns: a balance in the past is answered up to
+        here."""
+        return self._durable_timestamp
+
+    def wait_durable(self, position: int, timeout_s: float | None = None) -> bool:
+        """Wait until an entry at or after ``position`` is durable; False when the time is over or
+        the engine stops."""
+        with self._lock:
+            self._durable_wake.wait_for(
+                lambda: self._durable_position >= position or self._stage in ("stopped", "failed"),
+                timeout_s,
+            )
+            return self._durable_position >= position
+
+    def wait_durable_async(self, position: int) -> asyncio.Future[int]:
+        """A future of the running loop: the durable position, as soon as it is at or after
+        ``position``.
+
+        Fails with Unavailable when the engine stops. The caller sets the time limit.
+        """
+        request = _Request(None, asyncio.get_running_loop())
+        with self._lock:
+            self._check_open()
+            if self._durable_position >= position:
+                request.future.set_result(self._durable_position)
+            else:
+                self._waiters = [w for w in self._waiters if not w[1].future.done()]
+                self._waiters.append((position, request))
+        future: asyncio.Future[int] = request.future
+        return future
+
+    def confirm_clock(self) -> None:
+        """Take the present time for right after ``clock_jumped``; posting and expiry go on."""
+
+        def confirm(core: Core) -> None:
+            self._guard.confirm()
+            self._look_around(core.last_timestamp)
+
+        self.read(confirm).result()
+
+    def _check_open(self) -> None:
+        if self._stage == "running":
+            return
+        if self._stage in ("new", "recovering"):
+            stage, done, total = self._recovery_progress
+            raise Unavailable("recovering", f"recovering: {stage or 'starting'} {done} of {total}")
+        if self._fatal is not None:
+            raise Unavailable("failed", f"the ledger has stopped: {self._fatal}")
+        raise Unavailable("stopping", "the server is stopping")
+
+    # ------------------------------------------------------------------------------------------
+    # What an operator sees
+    # ------------------------------------------------------------------------------------------
+
+    def reasons_not_ready(self) -> list[dict[str, Any]]:
+        """Return why requests are not taken: dicts with ``code`` and ``detail`` (and progress);
+        empty when ready."""
+        stage = self._stage
+        if stage in ("new", "recovering"):
+            name, done, total = self._recovery_progress
+            return [
+                {
+                    "code": "recovering",
+                    "detail": f"{name or 'starting'}: {done} of {total}",
+                    "stage": name,
+                    "done": done,
+                    "total": total,
+                }
+            ]
+        if stage == "failed":
+            return [{"code": "failed", "detail": f"the ledger has stopped: {self._fatal}"}]
+        if stage != "running":
+            return [{"code": "stopping", "detail": "the server is stopping"}]
+        refusal = self._posting_refusal
+        return [] if refusal is None else [{"code": refusal[0], "detail": refusal[1]}]
+
+    def counters(self) -> dict[str, Any]:
+        """Return what the engine has done since its start, for metrics and benchmarks; ns and
+        bytes."""
+        core = self.core
+        return {
+            "requests": self._requests_answered,
+            "requests_turned_away": self._requests_turned_away,
+            "events": self._events_decided,
+            "refusals": self._refusals,
+            "expiries": self._expiries,
+            "blocks": self._blocks,
+            "entries": self._entries,
+            "block_bytes": self._bytes,
+            "device_syncs": int(getattr(self.store, "device_syncs", 0)),
+            "queue_requests": len(self._pool) + len(self._reads),
+            "queue_events": self._pool_events,
+            "blocks_in_flight": len(self._in_flight),
+            "durable_position": self._durable_position,
+            "durable_timestamp": self._durable_timestamp,
+            "accounts": 0 if core is None else core.account_count,
+            "holds": 0 if core is None else core.hold_count,
+            "latency_buckets": list(self._latency),
+            "latency_sum_ns": self._latency_sum_ns,
+            "stage_ns": dict(self._stage_ns),
+        }
+
+    # ------------------------------------------------------------------------------------------
+    # The engine thread
+    # ------------------------------------------------------------------------------------------
+
+    def _engine_run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            self._fail(error)
+            self._fail_hand(self._engine_hand)
+
+    def _turn(self) -> bool:
+        """Wait for something to do and do it; False when the engine has stopped."""
+        core = self.core
+        work = self._wait_for_work()
+        if work is None:
+            return False
+        reads, may_decide = work
+        now = self._look_around(core.last_timestamp)
+        if reads:
+            self._run_reads(reads)
+        if may_decide:
+            if self._posting_refusal is not None:
+                self._turn_away()
+            else:
+                requests = self._take_requests()
+                expires = 0 < core.next_expiry <= max(now, core.last_timestamp)
+                if requests or expires:
+                    self._engine_hand = requests
+                    self._decide_block(requests, now, expires)
+                    self._engine_hand = []
+        self.store.snapshot_step(core, self._durable_block)
+        return True
+
+    def _wait_for_work(self) -> tuple[list[_Request], bool] | None:
+        """Return the reads to run and whether a block may be decided; None to end the thread.
+
+        Returns with nothing to do once a tick.
+        """
+        config = self.config
+        with self._lock:
+            ticked = False
+            while True:
+                if self._fatal is not None:
+                    return None
+                in_flight = len(self._in_flight)
+                may_decide = in_flight == 0 or (
+                    in_flight < config.blocks_in_flight and self._pool_events >= DECIDE_AHEAD_EVENTS
+                )
+                if self._reads or ticked or (may_decide and self._pool):
+                    reads = list(self._reads)
+                    self._reads.clear()
+                    return reads, may_decide
+                if self._stage == "stopping" and not self._pool:
+                    self._engine_done = True
+                    self._journal_wake.notify()
+                    return None
+                self._engine_waits = True
+                ticked = not self._engine_wake.wait(TICK_S)
+                self._engine_waits = False
+
+    def _look_around(self, last_timestamp: int) -> int:
+        """Read the clock; decide whether posting is allowed. The disk is asked every tick, not
+        every block."""
+        now = self._guard.now(last_timestamp)
+        if self._guard.reason is not None:
+            self._posting_refusal = ("clock_jumped", self._guard.reason)
+            self._posting_checked_ns = 0
+            return now
+        monotonic = self._monotonic_ns()
+        if monotonic - self._posting_checked_ns >= TICK_S * 1e9 or not self._posting_checked_ns:
+            self._posting_checked_ns = monotonic
+            if self.store.posting_allowed():
+                self._posting_refusal = None
+            else:
+                free = self.store.free_bytes()
+                self._posting_refusal = (
+                    "disk_nearly_full",
+                    f"{free} bytes of disk are free, less than the reserve of"
+                    f" {self.config.disk_reserve_bytes}; make room",
+                )
+        return now
+
+    def _run_reads(self, reads: list[_Request]) -> None:
+        self._engine_hand = reads
+        for request in reads:
+            try:
+                request.reply = request.events(self.core)
+            except Exception as error:
+                request.error = error
+        self._hand_over(None, reads)
+        self._engine_hand = []
+
+    def _turn_away(self) -> None:
+        refusal = self._posting_refusal
+        assert refusal is not None
+        with self._lock:
+            requests = list(self._pool)
+            self._pool.clear()
+            self._pool_events = 0
+        for request in requests:
+            request.error = Unavailable(*refusal)
+        if requests:
+            self._hand_over(None, requests)
+
+    def _take_requests(self) -> list[_Request]:
+        config = self.config
+        requests: list[_Request] = []
+        events = size_bytes = 0
+        with self._lock:
+            target = min(BLOCK_TARGET_EVENTS << len(self._in_flight), config.block_entries)
+            while self._pool:
+                request = self._pool[0]
+                if requests and (
+                    events + request.count > target
+                    or size_bytes + request.size_bytes > config.block_bytes
+                ):
+                    break
+                self._pool.popleft()
+                requests.append(request)
+                events += request.count
+                size_bytes += request.size_bytes
+            self._pool_events -= events
+        return requests
+
+    def _undurable_blocks(self) -> dict[int, Block]:
+        """The blocks decided and perhaps not yet readable. Taken before a reader begins, so that
+        none is missed."""
+        with self._lock:
+            return {block.number: block for block in self._in_flight}
+
+    def _resolve(self, requests: list[_Request]) -> tuple[list[np.ndarray], list[int]]:
+        """Return what storage knows: RESOLVED rows of ids, and timestamps that imported accounts
+        must not have."""
+        core = self.core
+        in_flight = self._undurable_blocks()
+        by_namespace: dict[int, list[np.ndarray]] = {}
+        used: list[int] = []
+        for request in requests:
+            kind = request.kind
+            assert kind is not None
+            if not request.count:
+                continue
+            if kind.namespace is not None:
+                by_namespace.setdefault(kind.namespace, []).append(
+                    request.events.view(layout.TRANSFER)
+                )
+            elif len(asked := core.questioned_timestamps(request.events)):
+                used += self.store.used_timestamps(asked, in_flight)
+        found = [
+            self.store.resolve(
+                core,
+                arrays[0] if len(arrays) == 1 else np.concatenate(arrays),
+                in_flight,
+                namespace=namespace,
+            )
+            for namespace, arrays in by_namespace.items()
+        ]
+        return found, used
+
+    def _decide_block(self, requests: list[_Request], now: int, expires: bool) -> None:
+        """Decide and hash one block: due expiries first, then the requests in order of arrival."""
+        core, spent = self.core, self._stage_ns
+        measure = time.perf_counter_ns
+        with self._lock:
+            block = self._free_blocks.pop() if self._free_blocks else Block()
+
+        started = measure()
+        resolved, used = self._resolve(requests)
+        resolved_at = measure()
+        spent["resolve"] += resolved_at - started
+
+        core.open_block(block, core.block_number + 1)
+        for rows in resolved:
+            core.load_resolved(rows)
+        if used:
+            core.load_used_timestamps(used)
+        if expires:
+            self._expire(now)
+        for place, request in enumerate(requests):
+            if block.count + request.count > layout.BLOCK_ENTRIES_MAX:
+                self._put_back(requests[place:])
+                del requests[place:]
+                break
+            self._decide(block, request, now)
+        core.close_block()
+        decided_at = measure()
+        spent["decide"] += decided_at - resolved_at
+
+        if not block.count:
+            with self._lock:
+                self._free_blocks.append(block)
+            self._hand_over(None, requests)
+            return
+        self._decided_position = layout.position(block.number, block.count - 1)
+        self.store.insert_ids(block)
+        inserted_at = measure()
+        spent["insert_ids"] += inserted_at - decided_at
+        core.hash_block(block, self._random_bytes(32))
+        spent["hash"] += measure() - inserted_at
+        self._hand_over(block, requests)
+
+    def _expire(self, now: int) -> None:
+        # The rest of the block stays free for requests; what is due beyond that waits for the next
+        # one.
+        core = self.core
+        limit = min(core.hold_count, layout.BLOCK_ENTRIES_MAX - layout.REQUEST_EVENTS_MAX)
+        self._expiries += core.expire(max(now, core.last_timestamp + limit), limit)
+
+    def _put_back(self, requests: list[_Request]) -> None:
+        """Let requests that found no room beside the expiries be the first of the next block."""
+        with self._lock:
+            self._pool.extendleft(reversed(requests))
+            self._pool_events += sum(request.count for request in requests)
+
+    def _decide(self, block: Block, request: _Request, now: int) -> None:
+        core = self.core
+        count = request.count
+        kind = request.kind
+        assert kind is not None
+        results = np.zeros(count, layout.RESULT)
+        timestamp = max(now, core.last_timestamp + count)
+        try:
+            explanations = getattr(core, kind.method)(
+                request.events,
+                timestamp,
+                results,
+                metadata=request.metadata,
+                dry_run=request.dry_run,
+                explain=request.explain,
+            )
+        except (Unavailable, RequestRefused) as error:
+            # The core refuses a request as a whole only before it has changed anything.
+            request.error = error
+            return
+        position = (
+            layout.position(block.number, block.count - 1)
+            if block.count
+            else self._decided_position
+        )
+        request.reply = Reply(results, position, timestamp, explanations)
+        self._events_decided += count
+        self._refusals += count - int(np.count_nonzero(results["status"] == layout.CREATED))
+
+    def _hand_over(self, block: Block | None, requests: list[_Request]) -> None:
+        """Give a block and its replies to the journal thread, in order."""
+        with self._lock:
+            if self._fatal is None:
+                self._journal_queue.append((block, requests))
+                if block is not None:
+                    self._in_flight.append(block)
+                self._journal_wake.notify()
+                return
+        self._fail_hand(requests)
+
+    # ------------------------------------------------------------------------------------------
+    # The journal thread
+    # ------------------------------------------------------------------------------------------
+
+    def _journal_run(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    while not self._journal_queue:
+                        if self._fatal is not None or self._engine_done:
+                            return
+                        self._journal_wake.wait()
+                    block, requests = self._journal_queue.popleft()
+                self._journal_hand = requests
+                if block is not None:
+                    self._write(block)
+                self._answer(requests)
+                self._journal_hand = []
+        except BaseException as error:
+            self._fail(error)
+            self._fail_hand(self._journal_hand)
+
+    def _write(self, block: Block) -> None:
+        """Make a block durable, then let the engine and those who wait know."""
+        assert self._chain is not None
+        spent = self._stage_ns
+        measure = time.perf_counter_ns
+        started = measure()
+        value = encode_block(block, self._chain.header(block))
+        packed_at = measure()
+        spent["pack"] += packed_at - started
+        self.store.append(value, block)
+        spent["append"] += measure() - packed_at
+        self._blocks += 1
+        self._entries += block.count
+        self._bytes += len(value)
+
+        position = layout.position(block.number, block.count - 1)
+        ready: list[_Request] = []
+        with self._lock:
+            self._durable_block = block.number
+            self._durable_timestamp = block.last_timestamp
+            self._durable_position = position
+            self._in_flight.popleft()
+            self._free_blocks.append(block)
+            if self._waiters:
+                ready = [request for least, request in self._waiters if least <= position]
+                self._waiters = [waiter for waiter in self._waiters if waiter[0] > position]
+            self._durable_wake.notify_all()
+            if self._engine_waits:
+                self._engine_wake.notify()
+        for request in ready:
+            request.reply = position
+        _deliver(ready)
+
+    def _answer(self, requests: list[_Request]) -> None:
+        now = self._monotonic_ns()
+        latency = self._latency
+        for request in requests:
+            elapsed = now - request.submitted_ns
+            self._latency_sum_ns += elapsed
+            latency[min((elapsed // 1000).bit_length(), LATENCY_BUCKETS - 1)] += 1
+        self._requests_answered += len(requests)
+        _deliver(requests)
+
+    # ------------------------------------------------------------------------------------------
+    # The end
+    # ------------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop for good: memory is ahead of the disk, or no longer to be trusted."""
+        failure = (
+            error
+            if isinstance(error, LedgerError)
+            else DiskFailed(str(error))
+            if isinstance(error, OSError)
+            else LedgerError(f"the engine failed: {type(error).__name__}: {error}")
+        )
+        failure.__cause__ = error if failure is not error else error.__cause__
+        with self._lock:
+            first = self._fatal is None
+            if first:
+                self._fatal = failure
+            self._stage = "failed"
+            pending = [*self._pool, *self._reads]
+            for _, requests in self._journal_queue:
+                pending += requests
+            pending += [request for _, request in self._waiters]
+            self._pool.clear()
+            self._pool_events = 0
+            self._reads.clear()
+            self._journal_queue.clear()
+            self._waiters = []
+            for condition in (self._engine_wake, self._journal_wake, self._durable_wake):
+                condition.notify_all()
+        self._fail_hand(pending)
+        if first and self._on_fatal is not None:
+            self._on_fatal(failure)
+
+    def _fail_hand(self, requests: list[_Request]) -> None:
+        """Tell the waiters that the outcome of their requests is unknown."""
+        for request in requests:
+            request.reply = None
+            request.error = self._fatal
+        _deliver(requests)
