@@ -4,6 +4,8 @@ import random
 
 import numpy as np
 import pytest
+from ledger._block import Block
+from ledger._core import Core
 from ledger._history import History
 from ledger._pack import BlockView, build_header, encode_block
 
@@ -668,3 +670,118 @@ def test_long_statements_in_order():
         rows = history.account_transfers(journal, record_of(layout.ACCOUNT_FILTER, filter))
         numbers = range(3333, 3333 + 8190) if not reverse else range(20_000, 20_000 - 8190, -1)
         assert rows["id"]["lo"].tolist() == list(numbers)
+
+
+class RealReader:
+    def __init__(self):
+        self.values = []
+
+    @property
+    def last_block(self):
+        return len(self.values) - 1
+
+    def block(self, number):
+        return BlockView(self.values[number], number=number)
+
+
+def real_blocks(blocks=60):
+    """Blocks decided by the core, and after each one its accounts as a look-up answers them."""
+    rng = random.Random(11)
+    core, reader, log, states = Core(holds_max=1000), RealReader(), [], []
+    ids = list(range(1, 7))
+    array = layout.record_array(layout.U128, [{"lo": id, "hi": 0} for id in ids])
+    next_id, time, known = 1, 10**9, []
+    names = ("closing_debit", "closing_credit")
+    for number in range(blocks):
+        block = Block()
+        core.open_block(block, number)
+        time += rng.randrange(1, 3 * 10**9)
+        core.expire(time, 100)
+        if number == 0:
+            rows = [{"id": id, "ledger": 1, "code": 1, "flags": HISTORY} for id in ids]
+            rows[-1]["flags"] |= CLOSED
+            time += 100
+            events = layout.record_array(layout.ACCOUNT, rows)
+            core.create_accounts(events, time, np.zeros(len(ids), layout.RESULT))
+        rows = []
+        for _ in range(rng.randrange(60)):
+            row = {"id": next_id, "ledger": 1, "code": 1, "amount": rng.randrange(50)}
+            next_id += 1
+            row["debit_account_id"], row["credit_account_id"] = rng.sample(ids[:-1], 2)
+            dice = rng.random()
+            if dice < 0.3:
+                flags = ["pending", *(name for name in names if rng.random() < 0.02)]
+                row["flags"] = layout.flag_mask("TRANSFER", *flags)
+                row["timeout"] = rng.choice((0, 1, 4))
+                known.append(row["id"])
+            elif dice < 0.5 and known:
+                way = rng.choice(("post_pending_transfer", "void_pending_transfer"))
+                row["flags"] = layout.flag_mask("TRANSFER", way)
+                row["pending_id"] = rng.choice(known)
+                row["amount"] = layout.U128_MAX if way.startswith("post") else 0
+                for side in ("debit", "credit"):
+                    row[f"{side}_account_id"] = 0
+            rows.append(row)
+        time += 100
+        events = layout.record_array(layout.TRANSFER, rows)
+        core.create_transfers(events, time, np.zeros(len(rows), layout.RESULT))
+        time += 100
+        events = layout.record_array(
+            layout.ACCOUNT_SETTINGS, [{"id": number + 1, "account_id": rng.choice(ids)}]
+        )
+        core.change_settings(events, time, np.zeros(1, layout.RESULT))
+        core.close_block()
+        header = build_header(
+            number=number,
+            entry_count=block.count,
+            last_transfer_timestamp=core.last_transfer_timestamp,
+        )
+        entries = block.entries.copy()
+        entries["reserved"] = 0  # the core's own marks, never stored
+        reader.values.append(encode_block(block, header, seed=bytes(32)))
+        log += [(layout.position(number, index), entry) for index, entry in enumerate(entries)]
+        states.append(core.lookup_accounts(array)[0])
+    return core, reader, log, states, ids
+
+
+def test_the_core_and_its_blocks():
+    """Chains, skips and reopening marks as the core writes them; ids filled in by the core."""
+    core, reader, log, states, ids = real_blocks()
+    history = History(core)
+    positions, entries = history.events_after(reader, None, 10**6)
+    assert positions.tolist() == [position for position, _ in log]
+    assert entries.tobytes() == np.array([entry for _, entry in log], layout.ENTRY).tobytes()
+    kinds = {int(entry["kind"]) for _, entry in log}
+    assert {KIND["expiry"], KIND["account_settings"], KIND["burned_id"]} <= kinds
+    longest = 0
+    for id in ids:
+        details = core.account_details(id)
+        slot, start = details["slot"], details["last_position"]
+        own = [position for position, entry in log if side_of(entry, slot)]
+        longest = max(longest, len(own))
+        assert start == own[-1]
+        assert details["entry_count"] == len(own)
+        for reverse in (False, True):
+            found, _ = history.account_entries(reader, slot, start, reversed=reverse)
+            assert found.tolist() == (own[::-1] if reverse else own)
+        for number in range(len(own)):
+            found, _ = history.account_entries(reader, slot, start, first=number, last=number)
+            assert found.tolist() == [own[number]]
+    assert longest > 3 * 64
+    everything = record_of(layout.CHANGE_EVENTS_FILTER, {"limit": 8190})
+    reopened = 0
+    for number, accounts in enumerate(states):
+        events = history.change_events(reader, everything, number)
+        for account in accounts:
+            last = None
+            for event in events:
+                for side in ("debit", "credit"):
+                    if event[f"{side}_account_id"] == account["id"]:
+                        flags = int(event[f"{side}_account_flags"])
+                        reopened += last is not None and last & CLOSED and not flags & CLOSED
+                        last = flags
+                        shown = [event[f"{side}_account_{name}"] for name in BALANCES]
+            if last is not None:
+                assert last == account["flags"]
+                assert shown == [account[name] for name in BALANCES]
+    assert reopened
