@@ -1,11 +1,11 @@
-"""Walks along the entries of one account: to an entry number, to a time, and either way from there.
+"""Walks along the entries of one account: to an entry number, to a time, either way from there.
 
 An account's entries are a chain: each names the previous one's position, and entry n with
-n % 64 == 0 also names entry n - 262144, n - 4096 or n - 64 (the farthest whose distance divides n
-and is less than n), so that a number or a time is a few hundred rows away. Order is the order of the log. Timestamps of
-transfers and expiries never decrease along it; those of openings and settings follow the ledger's
-clock and may be later than imported transfers that come after them, so time is compared for
-transfers and expiries only.
+n % 64 == 0 also names an earlier one: n - 262144, n - 4096 or n - 64, the farthest whose distance
+divides n (of 4096 and 262144 themselves, the next nearer), so that a number or a time is a few
+hundred rows away. Order is the order of the log. Timestamps of transfers and expiries never
+decrease along it; those of openings and settings follow the ledger's clock and may be later than
+imported transfers that come after them, so time is compared for transfers and expiries only.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

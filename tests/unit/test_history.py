@@ -598,90 +598,83 @@ def test_broken_chains_are_reported():
         history.account_entries(journal, 0, 1 << 20)
 
 
-def long_journal(count, block=65_536):
-    """One debit and one credit account that share all ``count`` transfers, as arrays."""
-    journal = Journal()
-    journal.account(1, flags=HISTORY)
-    journal.account(2)
-    journal.flush()
-    number = np.arange(1, count + 1, dtype=np.uint64)
-    index = number - np.uint64(1)
-    positions = (index // np.uint64(block) + np.uint64(1)) << np.uint64(20) | index % np.uint64(
-        block
-    )
-    entries = np.zeros(count, layout.ENTRY)
-    entries["kind"] = KIND["transfer"]
-    entries["record"]["id"]["lo"] = number
-    entries["record"]["timestamp"] = 10_000 + 10 * number
-    entries["record"]["ledger"] = entries["record"]["code"] = 1
-    entries["credit_slot"] = 1
-    for side, slot in (("debit", 0), ("credit", 1)):
-        opening = journal.accounts[slot + 1]["positions"][0]
-        chain = np.concatenate([np.array([opening], np.uint64), positions])
-        entries[side]["number"] = number
-        entries[side]["previous"] = chain[:-1]
-        distance = np.where(number % 64 == 0, 64, 0)
-        distance = np.where((number % 4096 == 0) & (number > 4096), 4096, distance)
-        distance = np.where((number % 64**3 == 0) & (number > 64**3), 64**3, distance)
-        target = chain[number.astype(np.int64) - distance]
-        entries[side]["skip"] = np.where(distance > 0, target, np.uint64(NONE))
-        entries[side][f"{side}s_posted"]["lo"] = number
-        journal.accounts[slot + 1]["positions"] = chain.tolist()
-    entries["record"]["amount"]["lo"] = 1
-    for start in range(0, count, block):
-        part = entries[start : start + block]
-        header = build_header(
-            number=len(journal.blocks), entry_count=len(part),
-            last_transfer_timestamp=int(part["record"]["timestamp"][-1]),
-        )  # fmt: skip
-        journal.blocks.append(encode_block(part, header, seed=bytes(32)))
-    return journal
-
-
-def test_far_entries_are_few_rows_away():
-    """600,000 entries, every level of skips: the blocks opened show that nothing walks them all."""
-    count = 600_000
-    journal = long_journal(count, block=1000)
-    history = History(journal)
-    start = journal.accounts[1]["positions"][-1]
-    rng = random.Random(8)
-    journal.opened = 0
-    for number in [0, 1, 64, 4096, 64**3 - 1, 64**3, 64**3 + 1, count] + [
-        rng.randrange(count) for _ in range(20)
-    ]:
-        time = 10_000 + 10 * number + rng.randrange(10)
-        side = history.balance_at(journal, 0, start, time)
-        assert int(side["number"]) == number
-        assert layout.to_int(side["debits_posted"]) == number
-        _, entries = history.account_entries(journal, 0, start, first=number, limit=100)
-        stop = min(number + 100, count + 1)
-        assert entries["debit"]["number"].tolist() == list(range(number, stop))
-        _, entries = history.account_entries(journal, 0, start, last=number, limit=3, reversed=True)
-        assert entries["debit"]["number"].tolist() == [number, number - 1, number - 2][: number + 1]
-    assert journal.opened / 28 < 600
-
-
-def test_long_statements_in_order():
-    journal = long_journal(20_000, block=700)
-    history = History(journal)
-    for reverse in (0, 4):
-        filter = {"account_id": 1, "limit": 8190, "flags": 1 | reverse}
-        filter |= {"timestamp_min": 10_000 + 10 * 3333}
-        rows = history.account_transfers(journal, record_of(layout.ACCOUNT_FILTER, filter))
-        numbers = range(3333, 3333 + 8190) if not reverse else range(20_000, 20_000 - 8190, -1)
-        assert rows["id"]["lo"].tolist() == list(numbers)
-
-
 class RealReader:
     def __init__(self):
         self.values = []
+        self.opened = 0
 
     @property
     def last_block(self):
         return len(self.values) - 1
 
     def block(self, number):
+        self.opened += 1
         return BlockView(self.values[number], number=number)
+
+
+def long_journal(count, block):
+    """Two accounts that share ``count`` transfers, decided by the core: (core, reader)."""
+    core, reader = Core(holds_max=1), RealReader()
+    accounts = [{"id": id, "ledger": 1, "code": 1, "flags": HISTORY} for id in (1, 2)]
+    events = np.zeros(count, layout.TRANSFER)
+    events["id"]["lo"] = np.arange(1, count + 1)
+    events["debit_account_id"]["lo"], events["credit_account_id"]["lo"] = 1, 2
+    events["ledger"] = events["code"] = events["amount"]["lo"] = 1
+    time = 10_000
+    for number, start in enumerate([None, *range(0, count, block)]):
+        made = Block()
+        core.open_block(made, number)
+        if start is None:
+            rows = layout.record_array(layout.ACCOUNT, accounts)
+            core.create_accounts(rows, time, np.zeros(2, layout.RESULT))
+        else:
+            part = events[start : start + block].copy()
+            time += len(part)
+            core.create_transfers(part, time, np.zeros(len(part), layout.RESULT))
+        core.close_block()
+        header = build_header(
+            number=number,
+            entry_count=made.count,
+            last_transfer_timestamp=core.last_transfer_timestamp,
+        )
+        reader.values.append(encode_block(made, header, seed=bytes(32)))
+    return core, reader
+
+
+def test_far_entries_are_few_rows_away():
+    """600,000 entries, every level of skips: the blocks opened show that nothing walks them all."""
+    count = 600_000
+    core, reader = long_journal(count, block=1000)
+    history = History(core)
+    details = core.account_details(1)
+    slot, start = details["slot"], details["last_position"]
+    rng = random.Random(8)
+    reader.opened = 0
+    numbers = [0, 1, 64, 4095, 4096, 8192, 64**3 - 1, 64**3, 64**3 + 1, 2 * 64**3, count]
+    numbers += [rng.randrange(count) for _ in range(20)]
+    for number in numbers:
+        side = history.balance_at(reader, slot, start, 10_000 + number)
+        assert int(side["number"]) == number
+        assert layout.to_int(side["debits_posted"]) == number
+        _, entries = history.account_entries(reader, slot, start, first=number, limit=100)
+        stop = min(number + 100, count + 1)
+        assert entries["debit"]["number"].tolist() == list(range(number, stop))
+        _, entries = history.account_entries(
+            reader, slot, start, last=number, limit=3, reversed=True
+        )
+        assert entries["debit"]["number"].tolist() == [number, number - 1, number - 2][: number + 1]
+    assert reader.opened / len(numbers) < 600
+
+
+def test_long_statements_in_order():
+    core, reader = long_journal(20_000, block=700)
+    history = History(core)
+    for reverse in (0, 4):
+        filter = {"account_id": 1, "limit": 8190, "flags": 1 | reverse}
+        filter |= {"timestamp_min": 10_000 + 3333}
+        rows = history.account_transfers(reader, record_of(layout.ACCOUNT_FILTER, filter))
+        numbers = range(3333, 3333 + 8190) if not reverse else range(20_000, 20_000 - 8190, -1)
+        assert rows["id"]["lo"].tolist() == list(numbers)
 
 
 def real_blocks(blocks=60):
