@@ -15,7 +15,7 @@ from ledger._layout cimport (
     CHANGE_EVENT_TYPE_TWO_PHASE_PENDING, CHANGE_EVENT_TYPE_TWO_PHASE_POSTED,
     CHANGE_EVENT_TYPE_TWO_PHASE_VOIDED, ENTRY_KIND_ACCOUNT, ENTRY_KIND_EXPIRY,
     ENTRY_KIND_TRANSFER, ENTRY_REOPENS_CREDIT, ENTRY_REOPENS_DEBIT, LIMIT_INDEX_BITS,
-    LIMIT_QUERY_RECORDS_MAX, NO_POSITION, QUERY_FILTER_REVERSED,
+    LIMIT_QUERY_RECORDS_MAX, NO_POSITION, QUERY_FILTER_REVERSED, TIMESTAMP_MAX,
     TRANSFER_CLOSING_CREDIT, TRANSFER_CLOSING_DEBIT, TRANSFER_PENDING,
     TRANSFER_POST_PENDING_TRANSFER, TRANSFER_VOID_PENDING_TRANSFER, account_balance_t,
     account_filter_t, account_t, change_event_t, change_events_filter_t, entry_t, query_filter_t,
@@ -196,7 +196,12 @@ cdef bint read_range(
 ) noexcept nogil:
     criteria.timestamp_min = timestamp_min
     criteria.timestamp_max = timestamp_max if timestamp_max else <uint64_t> -1
-    return limit != 0 and timestamp_min <= criteria.timestamp_max
+    return (
+        limit != 0
+        and timestamp_min <= criteria.timestamp_max
+        and timestamp_min <= TIMESTAMP_MAX
+        and timestamp_max <= TIMESTAMP_MAX
+    )
 
 
 cdef bint read_account_filter(

@@ -5,13 +5,11 @@ not an exception.
 
     LedgerError
     ├── ConfigurationError     a knob is missing, out of range or contradicts another
-    ├── RequestRefused         the request as a whole cannot be taken (malformed, too large);
-    carries a code
-    ├── Unavailable            not now: queue full, disk nearly full, recovering, clock jumped; try
-    again
+    ├── RequestRefused         the request as a whole cannot be taken; carries a code
+    ├── Unavailable            not now: queue full, disk nearly full, recovering, clock jumped
     ├── DirectoryInUse         another process holds the data directory
-    ├── DiskFailed             a read, write or sync failed; memory is ahead of the disk, so the
-    process stops
+    ├── DiskFailed             a read, write or sync failed; so the process stops
+    │   └── DiskFull           there is no room left on the disk
     └── DataDamaged            stored bytes are not what was written; names file, block or page
         └── FormatTooNew       written by a newer version of the ledger
 """
@@ -52,6 +50,10 @@ class DirectoryInUse(LedgerError):
 
 class DiskFailed(LedgerError):
     """A read, write or sync failed."""
+
+
+class DiskFull(DiskFailed):
+    """There is no room left on the disk."""
 
 
 class DataDamaged(LedgerError):
