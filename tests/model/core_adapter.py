@@ -6,10 +6,10 @@ from functools import partialmethod
 
 import numpy as np
 from blake3 import blake3
-from ledger._block import Block
-from ledger._core import Core
 
 from ledger import layout
+from ledger._block import Block
+from ledger._core import Core
 from tests.model.answers import Metadata, Record, Result
 from tests.model.records import dicts, results
 

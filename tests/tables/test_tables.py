@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger import layout
+from tests.model.adapter import StateLedger
 from tests.model.reference import Reference
 from tests.tables import runner
 
@@ -24,6 +25,11 @@ def test_oracle(case: runner.Case) -> None:
     runner.run(case, Reference())
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ledger(case: runner.Case) -> None:
+    runner.run(case, StateLedger())
+
+
 def test_names_of_cases_are_unique() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
@@ -32,7 +38,7 @@ def test_names_of_cases_are_unique() -> None:
 def test_every_status_and_every_flag_is_reached() -> None:
     reached = runner.Reached()
     for case in CASES:
-        runner.run(case, Reference(), reached)
+        runner.run(case, StateLedger(), reached)
     statuses = {(kind, name) for kind, names in layout.STATUS_NUMBERS.items() for name in names}
     assert statuses - reached.statuses == set()
     flags = {(kind, flag.name) for kind in QUERY_AND_EVENT_FLAGS for flag in layout.FLAGS[kind]}
