@@ -13,7 +13,7 @@ began with.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from ledger._layout cimport (
     ENTRY_KIND_ACCOUNT_SETTINGS,
@@ -159,6 +159,16 @@ cdef inline bint filter_has(const filter_t* filter, uint64_t hash) noexcept nogi
     return all_set & 1
 
 
+def zeros(Py_ssize_t count):
+    """Return an array of ``count`` words, each page of it touched, without holding the GIL."""
+    array = np.empty(count, np.uint64)
+    cdef uint64_t[::1] words = array
+    if count:
+        with nogil:
+            memset(&words[0], 0, 8 * count)
+    return array
+
+
 cdef class RecentTable:
     """Records by hash, in memory: open addressing, home slots in order of the hashes."""
 
@@ -172,8 +182,7 @@ cdef class RecentTable:
         self.table.homes = capacity + capacity // 2 + SLACK
         self.table.size = self.table.homes + SLACK
         # Touched at once: a page fault later would cost more than the insertion.
-        self.memory = np.empty(2 * self.table.size, np.uint64)
-        self.memory.fill(0)
+        self.memory = zeros(2 * self.table.size)
         cdef uint64_t[::1] slots = self.memory
         self.table.slots = &slots[0]
         self.table.low.lo = self.table.low.hi = <uint64_t>-1
@@ -272,9 +281,7 @@ cdef class Filter:
     def empty(*, count: int, bits_per_id: int, low: int, high: int) -> Filter:
         """Return a filter with room for ``count`` ids."""
         blocks = max(1, -(-count * bits_per_id // (64 * FILTER_WORDS)))
-        words = np.empty(blocks * FILTER_WORDS, np.uint64)
-        words.fill(0)
-        return Filter(words, low=low, high=high)
+        return Filter(zeros(blocks * FILTER_WORDS), low=low, high=high)
 
     def add(self, const uint64_t[::1] hashes) -> None:
         """Add hashes; fastest in their order."""
@@ -734,33 +741,29 @@ def search_chunk(
     const uint8_t[::1] body, Py_ssize_t count, const uint64_t[::1] wanted, *, uint64_t base_block,
     int index_bits, int width,
 ):
-    """Return (indexes into ``wanted``, references) of all records whose hash is wanted."""
+    """Return (index into ``wanted``, reference) of all records whose hash is wanted."""
     cdef Py_ssize_t index, low, high, middle
-    cdef uint64_t hash
+    cdef uint64_t hash, packed
     if body.shape[0] != count * (8 + width):
         raise ValueError(f"a chunk of {count} records has {body.shape[0]} bytes")
-    places = []
-    references = []
+    found = []
     for index in range(wanted.shape[0]):
         low, high = 0, count
-        with nogil:
-            while low < high:
-                middle = (low + high) // 2
-                memcpy(&hash, &body[8 * middle], 8)
-                if hash < wanted[index]:
-                    low = middle + 1
-                else:
-                    high = middle
+        while low < high:
+            middle = (low + high) // 2
+            memcpy(&hash, &body[8 * middle], 8)
+            if hash < wanted[index]:
+                low = middle + 1
+            else:
+                high = middle
         while low < count:
             memcpy(&hash, &body[8 * low], 8)
             if hash != wanted[index]:
                 break
-            places.append(index)
-            references.append(
-                unpack(read_packed(&body[8 * count + width * low], width), base_block, index_bits)
-            )
+            packed = read_packed(&body[8 * count + width * low], width)
+            found.append((index, unpack(packed, base_block, index_bits)))
             low += 1
-    return np.array(places, np.int64), np.array(references, np.uint64)
+    return found
 
 
 def merge_records(first, second):

@@ -45,8 +45,10 @@ CHUNK_BYTES: Final = (1 << 16) - 16
 """A chunk and LMDB's page header fill 16 pages."""
 BATCH_BYTES: Final = 8 << 20
 """What one transaction of the background thread writes at most, about."""
-WINDOW_RECORDS: Final = 1 << 18
-"""Records of a merge that are in memory at a time, about."""
+WINDOW_RECORDS: Final = 1 << 16
+"""Records that are merged at a time, about: what holds the GIL is short then."""
+_FIRST_TABLE: Final = 1 << 12
+"""Records of the first table, so that a small ledger is small in memory."""
 _FILTER_PART: Final = 1 << 17
 """Words in one part of a filter."""
 
@@ -168,7 +170,7 @@ class IdIndex:
                 runs = self._load()
         secret = blake3(instance, derive_key_context="sanyuan 2026 v1 id index").digest()
         self._keys: Any = IdKeys(secret, largest=self._largest_in_runs)
-        self._view: Any = IdView((RecentTable(self._capacity),), runs)
+        self._view: Any = IdView((RecentTable(min(_FIRST_TABLE, self._capacity)),), runs)
 
     # ---- what is known ----
 
@@ -181,9 +183,9 @@ class IdIndex:
     def memory_bytes(self) -> int:
         """Bytes of tables, filters and fences in memory."""
         view, spare = self._view, self._spare
-        tables = sum(table.memory_bytes for table in view.tables)
-        runs = sum(run.filter.words.nbytes + run.fences.nbytes for run in view.runs)
-        return int(tables + runs + (spare.memory_bytes if spare is not None else 0))
+        tables = [*view.tables, *([] if spare is None else [spare])]
+        size = sum(table.memory_bytes for table in tables)
+        return int(size + sum(run.filter.words.nbytes + run.fences.nbytes for run in view.runs))
 
     @property
     def run_count(self) -> int:
@@ -198,7 +200,7 @@ class IdIndex:
     def __len__(self) -> int:
         """Records: one for each id, and one more for each resolved hold."""
         view = self._view
-        return sum(map(len, view.tables)) + sum(run.count for run in view.runs)
+        return int(sum(map(len, view.tables)) + sum(run.count for run in view.runs))
 
     # ---- engine thread ----
 
@@ -211,14 +213,15 @@ class IdIndex:
         number = int(block.number) if number is None else number
         if number <= self._floor:
             return
-        active = self._view.tables[0]
-        if self._env is not None and len(active) >= self._capacity:
-            active = self._seal()
         records = self._keys.gather(entries, number)
+        active = self._view.tables[0]
+        if self._env is not None and len(active) and len(active) + records > self._capacity:
+            active = self._seal()
         if len(active) + records > active.capacity:
-            active = self._replace_active(
-                active.grown(max(2 * active.capacity, len(active) + records))
-            )
+            room = max(2 * active.capacity, len(active) + records)
+            if self._env is not None:
+                room = max(room, self._capacity)
+            active = self._replace_active(active.grown(room))
         done = 0
         while True:
             done = self._keys.insert(active, number, done, records)
@@ -292,14 +295,19 @@ class IdIndex:
                 order = np.argsort(hashes)
                 places, hashes = places[order], hashes[order]
                 chunks = np.searchsorted(run.fences, hashes, side="right") - 1
-                starts = np.flatnonzero(np.diff(chunks, prepend=-1))
+                # A hash below the first fence is in no chunk.
+                first = int(np.searchsorted(chunks, 0))
+                starts = (np.flatnonzero(np.diff(chunks[first:], prepend=-1)) + first).tolist()
+                found: list[tuple[int, int]] = []
                 for start, stop in zip(starts, [*starts[1:], len(chunks)], strict=True):
                     body, count = self._chunk(transaction, run, int(chunks[start]))
-                    found, references = _ids.search_chunk(
+                    for place, reference in _ids.search_chunk(
                         body, count, hashes[start:stop], **run.packing
-                    )
-                    if len(found):
-                        yield _ids.as_hits(places[start:stop][found], references)
+                    ):
+                        found.append((int(places[start + place]), reference))
+                if found:
+                    rows = np.array(found, np.uint64)
+                    yield _ids.as_hits(rows[:, 0], rows[:, 1])
 
     def _chunk(self, transaction: Any, run: Run, chunk: int) -> tuple[memoryview, int]:
         """Return a chunk's records, as they lie in the map, and their count."""
@@ -364,11 +372,15 @@ class IdIndex:
 
     def _has_work(self) -> bool:
         return bool(
-            self._spare is None
+            self._needs_spare()
             or self._garbage
             or self._flushable() is not None
             or self._mergeable(None)
         )
+
+    def _needs_spare(self) -> bool:
+        """Whether the next table should be made ready: to touch its memory takes milliseconds."""
+        return self._spare is None and 2 * len(self._view.tables[0]) > self._capacity
 
     def _flushable(self) -> Any:
         """The oldest sealed table, if its blocks are durable."""
@@ -415,7 +427,7 @@ class IdIndex:
         while True:
             if self._stopping:
                 raise _Stopped
-            if self._spare is None:
+            if self._needs_spare():
                 spare = RecentTable(self._capacity)
                 with self._changed:
                     self._spare = spare
@@ -440,7 +452,9 @@ class IdIndex:
             low=low,
             high=high,
         )
-        writer.add(hashes, references)
+        for start in range(0, len(hashes), WINDOW_RECORDS):
+            part = slice(start, start + WINDOW_RECORDS)
+            writer.add(hashes[part], references[part])
         largest = max(self._largest_in_runs, high)
         run = writer.finish(replaced=[], floor=table.last_block, largest=largest)
         self._largest_in_runs = largest
@@ -658,7 +672,7 @@ class _RunWriter:
         hashes, stop = self._hashes, start + self._chunk_records
         last = hashes[stop - 1]
         if hashes[stop] != last:
-            return stop
+            return int(stop)
         before = start + int(np.searchsorted(hashes[start:stop], last, side="left"))
         if before > start:
             return before

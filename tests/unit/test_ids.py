@@ -484,8 +484,8 @@ def test_chunks_hold_what_was_packed(rows):
     assert np.array_equal(again[0], hashes)
     assert np.array_equal(again[1], references)
     wanted = np.array(sorted({row[0] for row in rows} | {5}), np.uint64)
-    places, answers = _ids.search_chunk(body, len(rows), wanted, **packing)
-    assert sorted(zip(wanted[places].tolist(), answers.tolist(), strict=True)) == sorted(
+    found = _ids.search_chunk(body, len(rows), wanted, **packing)
+    assert sorted((int(wanted[place]), reference) for place, reference in found) == sorted(
         (hash, reference)
         for hash, reference in zip(hashes.tolist(), references.tolist(), strict=True)
     )
