@@ -109,6 +109,8 @@ def read_format(path: Path) -> bytes:
         raise ConfigurationError(
             f"{path} is not a data directory of the ledger: make one with 'sanyuan init {path}'"
         ) from error
+    except PermissionError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise disk_error(error, file) from error
     try:
@@ -160,7 +162,7 @@ class Directory:
         try:
             # In place and never longer, so that it needs no new block on a full disk. It only
             # informs.
-            os.pwrite(self._lock, b"%d\n".rjust(_LOCK_BYTES) % os.getpid(), 0)
+            os.pwrite(self._lock, (b"%d\n" % os.getpid()).rjust(_LOCK_BYTES), 0)
             unwritable = [name for name in PARTS if not self._writable(path / name)]
         except OSError as error:
             os.close(self._lock)

@@ -302,7 +302,10 @@ class Snapshot:
         """Without a thread: write what is durable now."""
         if self._thread is None:
             while self._waiting and self._waiting[0][0] <= self._durable:
-                self._write(self._waiting[0][1])
+                try:
+                    self._write(self._waiting[0][1])
+                except DiskFull:
+                    return
                 self._waiting.popleft()
 
     def _write(self, item: list[Page] | Floor) -> None:
