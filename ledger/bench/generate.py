@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from math import gcd
 from statistics import NormalDist
 from typing import Any, Final
@@ -31,6 +32,7 @@ _SPREAD: Final = 2_654_435_761
 """Takes neighbours in rank apart in place, so that hot accounts do not share pages."""
 
 
+@cache
 def _compile() -> tuple[Callable[..., None], Callable[..., None], Callable[..., float]]:
     # numba takes a second to import; only a benchmark pays for it.
     from numba import njit, uint64

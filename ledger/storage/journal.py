@@ -139,6 +139,11 @@ class LmdbJournal:
     def _used_bytes(self) -> int:
         return (int(self._environment.info()["last_pgno"]) + 1) * PAGE_BYTES
 
+    @property
+    def transaction_count(self) -> int:
+        """Transactions committed since the environment was made."""
+        return int(self._environment.info()["last_txnid"])
+
     def append(self, number: int, value: bytes, metadata: list[tuple[int, bytes]]) -> None:
         """Store a block and its metadata in one transaction that is durable on return.
 

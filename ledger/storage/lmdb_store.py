@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import lmdb
 import numpy as np
 
 from ledger.config import Config
@@ -36,6 +37,9 @@ from ledger.storage.store import (
 )
 
 _LOG = logging.getLogger(__name__)
+
+SYNCS_PER_COMMIT: Final = 2
+"""LMDB syncs the data, and then the meta page that shows it."""
 
 
 class LmdbStore:
@@ -67,6 +71,7 @@ class LmdbStore:
         self._ids_environment: Any = None
         self._resolver: Resolver | None = None
         self._snapshot: Snapshot | None = None
+        self._device_syncs = 0
 
     # ---- opening ----
 
@@ -197,6 +202,19 @@ class LmdbStore:
     def free_bytes(self) -> int:
         """See ``store.Store``."""
         return space.free_bytes(self._directory.path)
+
+    @property
+    def device_syncs(self) -> int:
+        """Syncs of the disk for commits since the directory was made: a commit of LMDB is two."""
+        if self._journal is None or self._pages is None or self._ids_environment is None:
+            return self._device_syncs
+        try:
+            transactions = self._journal.transaction_count + self._pages.transaction_count
+            transactions += int(self._ids_environment.info()["last_txnid"])
+        except lmdb.Error:  # closed meanwhile
+            return self._device_syncs
+        self._device_syncs = SYNCS_PER_COMMIT * transactions
+        return self._device_syncs
 
     @property
     def written_ahead_bytes(self) -> int:

@@ -96,6 +96,11 @@ class LmdbPages:
         self._hook = hook
         self._environment, self._trees = open_environment(path, trees=(*KINDS, "floor"))
 
+    @property
+    def transaction_count(self) -> int:
+        """Transactions committed since the environment was made."""
+        return int(self._environment.info()["last_txnid"])
+
     def write(self, pages: list[Page]) -> None:
         """Write pages over their older versions, in one transaction; raises DiskFailed or
         DiskFull."""
