@@ -131,6 +131,7 @@ cdef struct parse_t:
     size_t slice_count
     size_t slice_capacity
     uint8_t follow[FIELDS_MAX + 1]
+    uint64_t given
 
 
 # ----------------------------------------------------------------------------------------------
@@ -434,6 +435,7 @@ cdef int parse_object(parse_t* p, uint8_t* record) noexcept nogil:
         index = schema.flags_field
         if not <uint64_t>load(record + schema.fields[index].offset, 2) & 8:
             required |= schema.required_unless_void
+    p.given = seen
     required &= ~seen
     if required and not p.lenient:
         for index in range(schema.field_count):
@@ -650,8 +652,8 @@ def decode_events(str kind not None, bytes body not None):
 
 
 def decode_object(str kind not None, bytes body not None):
-    """Return (record array of one, {raw field: its JSON bytes}) of a body that is one object;
-    raise RequestRefused."""
+    """Return (record array of one, {raw field: its JSON bytes}, names of the fields given) of a body
+    that is one object; raise RequestRefused."""
     cdef Schema schema = SCHEMAS[kind]
     cdef parse_t p
     cdef int code
@@ -676,7 +678,10 @@ def decode_object(str kind not None, bytes body not None):
         }
     finally:
         free(p.slices)
-    return records, raw
+    given = frozenset(
+        field["name"] for index, field in enumerate(schema.fields) if p.given >> <int>index & 1
+    )
+    return records, raw, given
 
 
 def decode_page(str kind not None, str key not None, bytes body not None):

@@ -127,8 +127,16 @@ def semantics_page() -> str:
     return "\n".join([prose + marker, "", *runner.render()])
 
 
+def errors_page() -> str:
+    """Return the text of docs/errors.md: every problem of the HTTP interface."""
+    from ledger.api import problems
+
+    return problems.page()
+
+
 FILES = {
     "ledger/_layout.pxd": pxd,
+    "docs/errors.md": errors_page,
     "docs/records.md": records_page,
     "docs/semantics.md": semantics_page,
 }

@@ -4,7 +4,9 @@ commit."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ledger import layout
@@ -13,11 +15,16 @@ from ledger.errors import DataDamaged
 from ledger.storage.snapshot import read_all
 from ledger.storage.store import NO_HASH, Core, Floor, Journal, Pages, Progress, Reader, Recovery
 
+BLOCKS_AHEAD = 3
 ADVICE = "restore the ledger from its latest backup with 'sanyuan restore'"
 
 
 def read_block(reader: Reader, number: int) -> Any:
     """Return a block of the journal as the core takes it, all its bytes and metadata checked."""
+    return _read(reader, number)[1]
+
+
+def _read(reader: Reader, number: int) -> tuple[Any, Any]:
     view = reader.block(number)
     view.check()
     metadata = []
@@ -26,7 +33,24 @@ def read_block(reader: Reader, number: int) -> Any:
         if data is None:
             raise DataDamaged(f"block {number}: the metadata of entry {index} is missing: {ADVICE}")
         metadata.append(data)
-    return CoreBlock.of(view, view.entries(), metadata)
+    return view, CoreBlock.of(view, view.entries(), metadata)
+
+
+def _blocks_ahead(reader: Reader, start: int, last: int) -> Iterator[tuple[Any, Any]]:
+    """Yield views and blocks; a thread, the only one to use the reader meanwhile, reads ahead."""
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        waiting = deque(
+            thread.submit(_read, reader, number)
+            for number in range(start, min(last, start + BLOCKS_AHEAD - 1) + 1)
+        )
+        try:
+            for number in range(start + BLOCKS_AHEAD, last + 1 + BLOCKS_AHEAD):
+                yield waiting.popleft().result()
+                if number <= last:
+                    waiting.append(thread.submit(_read, reader, number))
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def recover(
@@ -71,10 +95,8 @@ def recover(
             before = reader.block(start - 1)
             previous_hash, entry_count = before.hash, before.first_entry + before.entry_count
         replayed_blocks = replayed_entries = 0
-        for number in range(start, last + 1):
+        for number, (view, block) in enumerate(_blocks_ahead(reader, start, last), start):
             progress("journal", number - start, last + 1 - start)
-            block = read_block(reader, number)
-            view = reader.block(number)
             _check_chain(view, instance, previous_hash, entry_count)
             if number >= replay_from:
                 core.replay(block)

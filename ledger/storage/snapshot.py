@@ -51,37 +51,41 @@ _FLOOR: Final = struct.Struct("<QII")
 _BLOCK: Final = struct.Struct("<Q")
 
 
-def _sealed(instance: bytes, name: bytes, content: bytes) -> bytes:
-    """Return content behind a checksum that knows the ledger and the record's name."""
-    return blake3(instance + name + content).digest(length=CHECKSUM_BYTES) + content
+def _digest(instance: bytes, name: bytes, *parts: bytes | memoryview) -> bytes:
+    """Return a checksum that knows the ledger and the record's name."""
+    hasher = blake3(instance + name)
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest(length=CHECKSUM_BYTES)
 
 
 def pack_page(instance: bytes, page: Page) -> bytes:
     """Return the stored form of a page."""
     name = page.kind.encode() + page.number.to_bytes(4, "big")
-    return _sealed(instance, name, _BLOCK.pack(page.block) + page.data)
+    block = _BLOCK.pack(page.block)
+    return b"".join((_digest(instance, name, block, page.data), block, page.data))
 
 
 def unpack_page(instance: bytes, kind: str, number: int, value: bytes | memoryview) -> Page:
     """Return the page in a stored value; raise DataDamaged when it is not that page of that
     ledger."""
-    content = bytes(value[CHECKSUM_BYTES:])
+    content = memoryview(value)[CHECKSUM_BYTES:]
     name = kind.encode() + number.to_bytes(4, "big")
-    if len(content) < _BLOCK.size or _sealed(instance, name, content) != value:
+    if len(content) < _BLOCK.size or _digest(instance, name, content) != value[:CHECKSUM_BYTES]:
         raise DataDamaged(f"page {number} of the {kind} does not have its checksum")
     return Page(kind, number, _BLOCK.unpack_from(content)[0], content[_BLOCK.size :])
 
 
 def pack_floor(instance: bytes, floor: Floor) -> bytes:
     """Return the stored form of a floor."""
-    counts = _FLOOR.pack(floor.block, floor.account_pages, floor.hold_pages)
-    return _sealed(instance, b"floor", counts + floor.small_state)
+    content = _FLOOR.pack(floor.block, floor.account_pages, floor.hold_pages) + floor.small_state
+    return _digest(instance, b"floor", content) + content
 
 
 def unpack_floor(instance: bytes, value: bytes | memoryview) -> Floor:
     """Return the floor in a stored value; raise DataDamaged when it is not one of that ledger."""
     content = bytes(value[CHECKSUM_BYTES:])
-    if len(content) < _FLOOR.size or _sealed(instance, b"floor", content) != value:
+    if len(content) < _FLOOR.size or _digest(instance, b"floor", content) != value[:CHECKSUM_BYTES]:
         raise DataDamaged("the snapshot's floor does not have its checksum")
     block, account_pages, hold_pages = _FLOOR.unpack_from(content)
     return Floor(block, account_pages, hold_pages, content[_FLOOR.size :])
@@ -128,8 +132,8 @@ class LmdbPages:
             return None if value is None else unpack_floor(self._instance, value)
 
     def read(self, kind: str, count: int) -> Iterator[Page]:
-        """Yield pages 0 to count - 1 of a kind; raise DataDamaged for one that is missing or
-        damaged."""
+        """Yield pages 0 to count - 1 of a kind, each good until the next; raise DataDamaged for one
+        that is missing or damaged."""
         with translated(self._path), self._environment.begin(buffers=True) as transaction:
             for number in range(count):
                 value = transaction.get(number.to_bytes(4, "big"), db=self._trees[kind])

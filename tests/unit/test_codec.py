@@ -791,9 +791,10 @@ def test_ids(body: bytes, code: str) -> None:
 
 
 def test_objects_with_raw_members() -> None:
-    records, raw = _codec.decode_object(
+    records, raw, given = _codec.decode_object(
         "query", b'{"type":"transfers","limit":5,"flags":["reversed"],"cursor":"x"}'
     )
+    assert given == {"type", "limit", "flags", "cursor"}
     assert raw == {"type": b'"transfers"', "cursor": b'"x"'}
     assert layout.record_dict(records[0])["limit"] == 5
     for body, code in (
