@@ -6,7 +6,7 @@ are still the same. It is kept in plain dicts, apart from the ledger's own index
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -269,7 +269,7 @@ class Mirror:
             account = self.slots[slot]
             self._require(account.id == line.account_id, "a statement's line of another account")
             self._require(entry.timestamp == line.timestamp, "a statement's line of another time")
-            place = account.positions.index(entry.position)
+            place = bisect_left(account.positions, entry.position)
             _, debits, _, credits = account.sums[place]
             self._require(
                 abs(debits - credits) == abs(line.balance)
@@ -299,7 +299,7 @@ class Mirror:
                 (entry.credit_slot, event.credit_sums),
             ):
                 account = self.slots[slot]
-                number = account.positions.index(event.position)
+                number = bisect_left(account.positions, event.position)
                 self._require(
                     account.sums[number] == sums,
                     f"the event at {event.position} was fed with other balances",

@@ -1,0 +1,299 @@
+"""Power loss: whatever the disk holds after a cut, every reply sent before it is there, and the state is that of a block.
+
+An engine serves a load on its real LMDB files; ``shim.c`` records every write, truncation and sync and every reply, in one
+order. For each cut the files are rebuilt with all that was synced and some of what was not (``recording.py``), recovered
+by the ordinary code in a process of its own, and compared with the states that the running engine wrote down.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+from ledger import layout
+from ledger._core import Core
+from ledger.errors import ConfigurationError
+from ledger.storage.lmdb_store import LmdbStore
+from tests.crash.load import Request
+from tests.crash.mirror import Mirror
+from tests.crash.recorded import CONFIG, MARK, SENT, Notes, state_digest
+from tests.crash.recording import (
+    Disk,
+    Image,
+    Kind,
+    Record,
+    compile_shim,
+    read_log,
+    recorder_environment,
+)
+
+IMAGES = int(os.environ.get("CRASH_IMAGES", "100"))
+IMAGES_LONG = int(os.environ.get("CRASH_IMAGES_LONG", "2500"))
+NOT_MADE = -2
+"""The directory is not one yet: its making was cut off."""
+_TRANSFER, _ADMINISTRATIVE = (layout.NAMESPACES[name][0] for name in ("transfer", "administrative"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What recovery made of an image."""
+
+    last_block: int
+    state: bytes
+    values: tuple[bytes, ...]
+    problem: str = ""
+
+
+# ---- in a process of the pool ----
+
+
+def recover(directory: Path, ids: np.ndarray) -> Recovered:
+    """Recover a directory as the server does, look every id up, and remove the directory."""
+    try:
+        try:
+            store = LmdbStore(directory, CONFIG)
+        except ConfigurationError:
+            return Recovered(NOT_MADE, b"", ())
+        try:
+            return _recovered(store, ids)
+        finally:
+            store.close()
+    except Exception as error:
+        return Recovered(NOT_MADE, b"", (), f"{type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _recovered(store: LmdbStore, ids: np.ndarray) -> Recovered:
+    core = Core(holds_max=CONFIG.holds)
+    found = store.recover(core)
+    kinds = {name: number for name, (number, _) in layout.ENTRY_KINDS.items()}
+    expected: dict[int, set[int]] = {_TRANSFER: set(), _ADMINISTRATIVE: set()}
+    values = []
+    with store.reader() as reader:
+        for number in range(found.last_block + 1):
+            view = reader.block(number)
+            view.check()
+            values.append(blake3(view.value).digest())
+            entries = view.entries()
+            for namespace, names in (
+                (_TRANSFER, ("transfer", "burned_id")),
+                (_ADMINISTRATIVE, ("account_settings", "definition", "administration")),
+            ):
+                chosen = np.isin(entries["kind"], [kinds[name] for name in names])
+                expected[namespace] |= _numbers(entries["record"]["id"][chosen])
+    for namespace, numbers in expected.items():
+        rows = store.resolve_ids(core, ids, {}, namespace)
+        known = _numbers(rows["record"]["id"])
+        if known != numbers:
+            raise AssertionError(
+                f"{len(numbers - known)} ids are not found, {len(known - numbers)} too many"
+            )
+    return Recovered(found.last_block, state_digest(core), tuple(values))
+
+
+def _numbers(ids: np.ndarray) -> set[int]:
+    return {low | high << 64 for low, high in zip(ids["lo"].tolist(), ids["hi"].tolist())}
+
+
+# ---- in the test ----
+
+
+@dataclass(slots=True)
+class Recording:
+    """The log of some lives of an engine, and what they wrote down."""
+
+    prefix: Path
+    directory: Path
+    records: list[Record]
+    notes: Notes
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, layout.U128))
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory, where there is one: thousands of images are written to it."""
+    shared = Path("/dev/shm")
+    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=parent) as directory:
+        yield Path(directory)
+
+
+def make_recording(
+    shim: Path, tmp_path: Path, *, lives: int, requests: int, sync: bool = True
+) -> Recording:
+    prefix, log, notes = tmp_path / "recorded", tmp_path / "log", tmp_path / "notes"
+    prefix.mkdir()
+    directory = prefix / "data"
+    environment = os.environ | recorder_environment(shim, prefix, log)
+    arguments = [str(directory), str(notes), str(requests), *([] if sync else ["--no-sync"])]
+    for _ in range(lives):
+        command = [sys.executable, "-m", "tests.crash.recorded", *arguments]
+        subprocess.run(command, env=environment, check=True, timeout=240)
+    made = Recording(prefix, directory, list(read_log(log)), pickle.loads(notes.read_bytes()))
+    made.ids = np.unique(
+        np.concatenate([one.events["id"] for one in made.notes.answered if one.kind != "accounts"])
+    )
+    return made
+
+
+def check_recorder(recording: Recording) -> None:
+    """The recorder has missed nothing when all that it recorded makes the files that are there."""
+    disk = Disk(recording.prefix)
+    for record in recording.records:
+        disk.follow(record)
+    *_, written = [image for image in disk.images(random.Random(0), 0) if image.variant in ("synced", "written")]
+    for path in recording.prefix.rglob("*"):
+        if path.is_file() and path.name not in ("lock.mdb", "lock"):
+            assert written.content[str(path.relative_to(recording.prefix))] == path.read_bytes()
+
+
+def check_answers(recording: Recording) -> int:
+    """Every answer agrees with the journal as it was in the end, in a block not after its position."""
+    mirror = Mirror(recording.directory, CONFIG)
+    mirror.read()
+    assert len(mirror.block_hashes) > 10
+    return mirror.compare_answers(recording.notes.answered)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of the images."""
+
+    images: int = 0
+    distinct: int = 0
+    failures: list[str] = field(default_factory=list)
+    variants: Counter[str] = field(default_factory=Counter)
+
+
+def check_images(
+    recording: Recording, memory: Path, *, images_max: int, failures_max: int, workers: int = 2
+) -> Verdict:
+    """Recover images of cuts all over the recording and compare them; stop after so many failures."""
+    rng, verdict = random.Random(7), Verdict()
+    changes = {Kind.SENT: False}
+    cuts = [
+        place for place, record in enumerate(recording.records) if record.kind != Kind.OPENED
+    ]
+    # About four images a cut; the cuts are drawn evenly from all.
+    wanted = max(1, images_max // 4)
+    chosen = set(cuts if len(cuts) <= wanted else rng.sample(cuts, wanted))
+    disk, acknowledged = Disk(recording.prefix), NOT_MADE
+    known: dict[bytes, Future[Recovered]] = {}
+    waiting: list[tuple[str, int, Future[Recovered]]] = []
+    del changes
+
+    def settle(down_to: int) -> None:
+        while len(waiting) > down_to:
+            what, floor, future = waiting.pop(0)
+            problem = compare(recording.notes, floor, future)
+            if problem:
+                verdict.failures.append(f"{what}: {problem}")
+
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        for place, record in enumerate(recording.records):
+            disk.follow(record)
+            if record.kind == Kind.SENT and record.payload.startswith(MARK):
+                acknowledged = max(acknowledged, SENT.unpack(record.payload)[1])
+            if place not in chosen:
+                continue
+            for image in disk.images(rng, 2):
+                verdict.images += 1
+                verdict.variants[image.variant] += 1
+                digest = image_digest(image)
+                if digest not in known:
+                    verdict.distinct += 1
+                    target = memory / f"image{verdict.distinct}"
+                    image.write(target)
+                    known[digest] = pool.submit(recover, target / "data", recording.ids)
+                what = f"cut at {place} after {record.kind.name}, {image.variant}"
+                waiting.append((what, acknowledged, known[digest]))
+            settle(8)
+            if len(verdict.failures) >= failures_max:
+                return verdict
+        settle(0)
+    except BrokenProcessPool:
+        verdict.failures.append("a process died while it recovered an image")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return verdict
+
+
+def image_digest(image: Image) -> bytes:
+    digest = blake3()
+    for path, data in sorted(image.content.items()):
+        # LMDB's lock files say nothing once no process has them open.
+        if not path.endswith("lock.mdb"):
+            digest.update(b"%s %d\n" % (path.encode(), -1 if data is None else len(data)))
+            digest.update(data or b"")
+    return digest.digest()
+
+
+def compare(notes: Notes, acknowledged: int, future: Future[Recovered]) -> str:
+    """Say what is wrong with a recovered image, or nothing."""
+    found = future.result()
+    if found.problem:
+        return found.problem
+    if found.last_block < acknowledged:
+        return f"block {acknowledged} was answered, and the last is {found.last_block}"
+    if found.last_block == NOT_MADE:
+        return ""
+    if found.state != notes.states[found.last_block]:
+        return f"the state is not the one after block {found.last_block}"
+    for number, value in enumerate(found.values):
+        if value != notes.values[number]:
+            return f"block {number} is not the one that was written"
+    return ""
+
+
+def test_power_loss(shim: Path, tmp_path: Path, memory: Path) -> None:
+    recording = make_recording(shim, tmp_path, lives=2, requests=60)
+    check_recorder(recording)
+    assert check_answers(recording) > 300
+    verdict = check_images(recording, memory, images_max=IMAGES, failures_max=5)
+    assert not verdict.failures
+    assert verdict.images >= IMAGES // 2
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_power_loss_without_syncs_is_noticed(
+    shim: Path, tmp_path: Path, memory: Path, seed: int
+) -> None:
+    """With LMDB's syncs switched off the same check must fail, or it proves nothing."""
+    recording = make_recording(shim, tmp_path, lives=1, requests=60, sync=False)
+    check_recorder(recording)
+    check_answers(recording)
+    verdict = check_images(recording, memory, images_max=IMAGES, failures_max=5)
+    assert verdict.failures
+
+
+@pytest.mark.long
+def test_power_loss_long(shim: Path, tmp_path: Path, memory: Path) -> None:
+    recording = make_recording(shim, tmp_path, lives=4, requests=300)
+    check_recorder(recording)
+    assert check_answers(recording) > 3000
+    verdict = check_images(recording, memory, images_max=IMAGES_LONG, failures_max=20)
+    assert not verdict.failures
+    assert verdict.images >= 2000
