@@ -25,7 +25,7 @@ from blake3 import blake3
 from ledger import layout
 from ledger.errors import ConfigurationError, DataDamaged, FormatTooNew
 from ledger.storage import directory as data_directory
-from ledger.storage.environment import disk_error
+from ledger.storage.environment import disk_error, sync_directory
 from ledger.storage.journal import LmdbJournal
 from ledger.storage.store import Progress, Reader, no_progress
 
@@ -91,7 +91,7 @@ def write(file: Path, instance: bytes, reader: Reader, progress: Progress = no_p
             opened.flush()
             os.fsync(opened.fileno())
         os.rename(unfinished, file)
-        data_directory.sync_directory(file.parent)
+        sync_directory(file.parent)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise disk_error(error, file) from error
@@ -121,7 +121,7 @@ def restore(file: Path, directory: Path, progress: Progress = no_progress) -> in
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
         os.rename(unfinished, directory)
-        data_directory.sync_directory(directory.parent)
+        sync_directory(directory.parent)
     except OSError as error:
         raise disk_error(error, file) from error
     return last

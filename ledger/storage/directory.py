@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +23,13 @@ from blake3 import blake3
 
 from ledger import layout
 from ledger.errors import ConfigurationError, DataDamaged, DirectoryInUse, FormatTooNew
-from ledger.storage.environment import disk_error
+from ledger.storage.environment import disk_error, open_environment, sync_directory
 
 FORMAT_FILE: Final = "format.json"
 LOCK_FILE: Final = "lock"
-PARTS: Final = ("journal", "state", "ids")
+JOURNAL: Final = "journal"
+JOURNAL_TREES: Final = ("blocks", "metadata")
+PARTS: Final = (JOURNAL, "state", "ids")
 _LOCK_BYTES: Final = 32
 _FORMAT_BYTES_MAX: Final = 4096
 
@@ -38,22 +41,21 @@ def _checksum(format_version: int, instance: bytes) -> str:
 def create(path: Path, *, instance: bytes | None = None) -> bytes:
     """Make an empty data directory and return its instance, 16 random bytes unless they are given.
 
-    The directory may exist when it is empty, or when an earlier call was cut off. The format file
-    comes last and whole, so a directory that has one is complete. Raises ConfigurationError when
+    The directory may exist when it is empty, or when an earlier call was cut off. The journal, with
+    its empty trees, gets its name last, when all else is durable: a directory that has one is
+    complete, and a missing journal is never taken for an empty one. Raises ConfigurationError when
     there is something else in the way.
     """
     if instance is None:
         instance = os.urandom(16)
+    new_journal = path / (JOURNAL + ".new")
     try:
         path.mkdir(mode=0o750, parents=True, exist_ok=True)
-        left_over = {LOCK_FILE, FORMAT_FILE + ".new", *PARTS}
-        for name in sorted(os.listdir(path)):
-            if name == FORMAT_FILE:
-                raise ConfigurationError(f"{path} is a data directory already")
-            if name not in left_over or (name in PARTS and _has_data(path / name)):
-                raise ConfigurationError(f"{path} is not empty: it has '{name}'")
+        _check_free(path)
+        shutil.rmtree(new_journal, ignore_errors=True)
         for name in PARTS:
-            (path / name).mkdir(mode=0o750, exist_ok=True)
+            if name != JOURNAL:
+                (path / name).mkdir(mode=0o750, exist_ok=True)
         _write_new(path / LOCK_FILE, b"\n".rjust(_LOCK_BYTES))
         text = json.dumps(
             {
@@ -65,6 +67,10 @@ def create(path: Path, *, instance: bytes | None = None) -> bytes:
         )
         _write_new(path / (FORMAT_FILE + ".new"), text.encode() + b"\n")
         os.rename(path / (FORMAT_FILE + ".new"), path / FORMAT_FILE)
+        environment, _ = open_environment(new_journal, trees=JOURNAL_TREES)
+        environment.close()
+        sync_directory(path)
+        os.rename(new_journal, path / JOURNAL)
         sync_directory(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -72,23 +78,23 @@ def create(path: Path, *, instance: bytes | None = None) -> bytes:
     return instance
 
 
-def _has_data(part: Path) -> bool:
-    return any(name.is_file() and name.name == "data.mdb" for name in part.iterdir())
+def _check_free(path: Path) -> None:
+    """Raise ConfigurationError unless all that is there was left by a call that was cut off."""
+    names = sorted(os.listdir(path))
+    if FORMAT_FILE in names and JOURNAL in names:
+        raise ConfigurationError(f"{path} is a data directory already")
+    left_over = {LOCK_FILE, FORMAT_FILE, FORMAT_FILE + ".new", JOURNAL + ".new", *PARTS}
+    for name in names:
+        if name not in left_over or (name in PARTS and os.listdir(path / name)):
+            raise ConfigurationError(f"{path} is not empty: it has '{name}'")
+    if JOURNAL in names:
+        (path / JOURNAL).rmdir()
 
 
 def _write_new(file: Path, data: bytes) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     try:
         os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -127,6 +133,12 @@ def read_format(path: Path) -> bytes:
         raise FormatTooNew(
             f"{path} has format {version}, and this program knows formats up to"
             f" {layout.FORMAT_VERSION}: use a newer version of the ledger"
+        )
+    if not (path / JOURNAL / "data.mdb").exists():
+        if any((path / name / "data.mdb").exists() for name in PARTS):
+            raise DataDamaged(f"{path / JOURNAL}: data.mdb, the journal, is missing: {advice}")
+        raise ConfigurationError(
+            f"{path} is not complete, its making was cut off: repeat 'sanyuan init {path}'"
         )
     return instance
 

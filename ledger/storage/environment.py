@@ -56,6 +56,7 @@ def open_environment(
         _write_lock_file(path / "lock.mdb")
     except OSError as error:
         raise disk_error(error, path) from error
+    new = not file.exists()
     with translated(path):
         environment = lmdb.open(
             str(path),
@@ -81,6 +82,12 @@ def open_environment(
             handles = {}
             for name in trees:
                 handles[name] = _open_tree(environment, name)
+            if new:
+                # LMDB syncs what is in its file, but not the file's name.
+                sync_directory(path)
+        except OSError as error:
+            environment.close()
+            raise disk_error(error, path) from error
         except BaseException:
             environment.close()
             raise
@@ -103,6 +110,15 @@ def _write_lock_file(path: Path) -> None:
         if status.st_size < _LOCK_BYTES or status.st_blocks * 512 < _LOCK_BYTES:
             os.pwrite(descriptor, bytes(_LOCK_BYTES), 0)
             os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

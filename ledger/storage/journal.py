@@ -14,6 +14,7 @@ import lmdb
 from ledger import layout
 from ledger._pack import BlockView
 from ledger.errors import DataDamaged, DiskFailed, Unavailable
+from ledger.storage.directory import JOURNAL_TREES
 from ledger.storage.environment import open_environment, translated
 from ledger.storage.pages import PAGE_BYTES
 from ledger.storage.space import WriteAhead, commit_bytes_max
@@ -112,7 +113,7 @@ class LmdbJournal:
         self._idle = threading.Condition()
         try:
             self._environment, trees = open_environment(
-                path, trees=("blocks", "metadata"), newest_first="blocks"
+                path, trees=JOURNAL_TREES, newest_first="blocks"
             )
         except DataDamaged as error:
             raise DataDamaged(f"{error}: {ADVICE}") from error

@@ -1,7 +1,10 @@
-"""The load of the crash tests: seeded traffic of every kind, posted over several connections, and readers beside it.
+"""The load of the crash tests: seeded traffic of every kind, posted over several connections, and
+readers beside it.
 
-``Traffic`` makes requests and learns from the answers which holds are open. ``Load`` posts them to a server and keeps
-every answer; when the server is killed, what was not answered stays in ``unknown``. Nothing here decides whether an
+``Traffic`` makes requests and learns from the answers which holds are open. ``Load`` posts them to
+a server and keeps
+every answer; when the server is killed, what was not answered stays in ``unknown``. Nothing here
+decides whether an
 answer is right: ``mirror.py`` compares them with the journal.
 """
 
@@ -17,9 +20,9 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 import numpy as np
-from ledger._codec import CONTENT_TYPES, decode_results, decode_results_binary, encode_events
 
 from ledger import layout
+from ledger._codec import CONTENT_TYPES, decode_results, decode_results_binary, encode_events
 
 PATHS: Final = {
     "accounts": "/v1/accounts",
@@ -73,7 +76,8 @@ def parse_position(text: str) -> tuple[int, int]:
 
 
 class Traffic:
-    """Makes requests, the same for the same seed and answers; ``answered`` tells it what was created."""
+    """Makes requests, the same for the same seed and answers; ``answered`` tells it what was
+    created."""
 
     def __init__(self, seed: int, *, account_count: int = 600, large_events: int = 400) -> None:
         self.rng = random.Random(seed)
@@ -406,8 +410,10 @@ def _sums(body: dict[str, Any], prefix: str = "") -> tuple[int, ...]:
 class Load:
     """Posts traffic to one server and reads from it until it is gone.
 
-    ``resend`` are requests whose outcome is unknown from an earlier life: they go first, one after the other. Ended,
-    ``answered`` and ``seen`` hold the answers, ``unknown`` the requests without one, in the order in which they were sent.
+    ``resend`` are requests whose outcome is unknown from an earlier life: they go first, one after
+    the other. Ended,
+    ``answered`` and ``seen`` hold the answers, ``unknown`` the requests without one, in the order
+    in which they were sent.
     """
 
     def __init__(
@@ -439,7 +445,8 @@ class Load:
         self._ended = False
 
     async def run(self, until: Callable[[], Any] | None = None) -> None:
-        """Run until the server is gone, or ``requests_max`` are answered; ``until`` is awaited beside (it kills)."""
+        """Run until the server is gone, or ``requests_max`` are answered; ``until`` is awaited
+        beside (it kills)."""
         timeout = aiohttp.ClientTimeout(total=30)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:

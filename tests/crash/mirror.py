@@ -1,13 +1,15 @@
 """What the journal of a directory says, entry by entry, and the comparison of every answer with it.
 
-The mirror reads the journal after each recovery, only the blocks that it does not know, and checks that those it knows
-are still the same. It is kept in plain dicts, apart from the ledger's own index of ids and its walks.
+The mirror reads the journal after each recovery, only the blocks that it does not know, and checks
+that those it knows
+are still the same. It is kept in plain dicts, apart from the ledger's own index of ids and its
+walks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +73,7 @@ class Mirror:
 
     def __init__(self, directory: Path, config: Config) -> None:
         self._directory = directory
-        self._config = config
+        self._config = replace(config, write_ahead_bytes=0)
         self.block_hashes: list[bytes] = []
         self.slots: list[Account] = []
         self.accounts: dict[int, tuple[Account, Entry]] = {}
@@ -86,8 +88,9 @@ class Mirror:
     # ---- reading the journal ----
 
     def read(self) -> None:
-        """Take in the blocks that are new; raise Mismatch when a known one has changed or an id is there twice."""
-        store = LmdbStore(self._directory, self._config, threaded=False)
+        """Take in the blocks that are new; raise Mismatch when a known one has changed or an id is
+        there twice."""
+        store = LmdbStore(self._directory, self._config)
         try:
             store.open_journal()
             with store.reader() as reader:
@@ -174,7 +177,9 @@ class Mirror:
                 f"request {request.number} was answered at {request.position}, which is not there",
             )
             for event, result in zip(request.events, request.results, strict=True):
-                self._compare_result(request, event, int(result["status"]), int(result["timestamp"]))
+                self._compare_result(
+                    request, event, int(result["status"]), int(result["timestamp"])
+                )
                 count += 1
         return count
 
@@ -184,7 +189,9 @@ class Mirror:
             return None if found is None else found[1]
         return (self.transfers if kind == "transfers" else self.administrative).get(identifier)
 
-    def _compare_result(self, request: Request, event: np.void, status: int, timestamp: int) -> None:
+    def _compare_result(
+        self, request: Request, event: np.void, status: int, timestamp: int
+    ) -> None:
         identifier = layout.to_int(event["id"])
         entry = self._stored(request.kind, identifier)
         what = f"{request.kind} {identifier} (request {request.number}, status {status})"
@@ -217,13 +224,14 @@ class Mirror:
             if not (inherits and wanted == 0):
                 self._require(self.slots[slot].id == wanted, f"{what}: another {name} is stored")
         for name in ("pending_id", "user_data_64", "timeout", "ledger", "code", "flags"):
-            if not (inherits and not np.any(event[name])) and event[name] != record[name]:
+            if not (inherits and not any(event[name].tobytes())) and event[name] != record[name]:
                 raise Mismatch(f"{what}: another {name} is stored")
         if not inherits and not event["flags"] & _BALANCING:
             self._require(bool(event["amount"] == record["amount"]), f"{what}: another amount")
 
     def compare_resent(self, requests: list[Request], known: dict[int, bool]) -> None:
-        """Check the second answers to requests whose outcome was unknown; ``known`` says which had taken effect."""
+        """Check the second answers to requests whose outcome was unknown; ``known`` says which had
+        taken effect."""
         for request in requests:
             assert request.results is not None
             created = bool(np.any(request.results["status"] == layout.CREATED))
@@ -231,7 +239,8 @@ class Mirror:
                 raise Mismatch(f"request {request.number} took effect twice, in parts")
 
     def took_effect(self, request: Request) -> bool:
-        """Whether a request whose outcome is unknown is in the journal: all in one block, as it must be."""
+        """Whether a request whose outcome is unknown is in the journal: all in one block, as it
+        must be."""
         found = set()
         for event in request.events:
             identifier = layout.to_int(event["id"])
@@ -279,7 +288,8 @@ class Mirror:
         return seen.count
 
     def compare_feed(self, seen: Seen) -> None:
-        """Check what the feed gave since the last call: each change once, in order, none left out."""
+        """Check what the feed gave since the last call: each change once, in order, none left
+        out."""
         for event in seen.events:
             place = bisect_right(self._change_positions, self._fed)
             if place == len(self._change_positions):

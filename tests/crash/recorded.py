@@ -1,10 +1,13 @@
-"""The child of the power-loss test: one life of an engine over its real LMDB files, under load, recorded by the shim.
+"""The child of the power-loss test: one life of an engine over its real LMDB files, under load,
+recorded by the shim.
 
-It answers as the server does, when the engine's future is done, by sending to a socket: the shim records what is sent in
-one order with the writes and syncs. Beside that it writes down the fingerprint of the state after each block, and its
+It answers as the server does, when the engine's future is done, by sending to a socket: the shim
+records what is sent in
+one order with the writes and syncs. Beside that it writes down the fingerprint of the state after
+each block, and its
 stored value's digest, taken while it runs. It ends without closing anything.
 
-``python -m tests.crash.recorded DIRECTORY NOTES REQUESTS [--no-sync]``
+The parent runs ``main`` in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import pickle
 import random
 import socket
 import struct
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,7 @@ import numpy as np
 from blake3 import blake3
 
 from ledger import layout
+from ledger._pack import BlockView
 from ledger.config import Config
 from ledger.engine import Engine
 from ledger.storage import directory as data_directory
@@ -64,6 +67,11 @@ def state_digest(core: Any) -> bytes:
     return blake3(repr(fingerprint(core)).encode()).digest()
 
 
+def value_digest(view: Any) -> bytes:
+    """Return a digest of all that a stored block holds, but its metadata."""
+    return blake3(view.header_bytes + view.seed + view.entries().tobytes()).digest()
+
+
 class WatchedStore(LmdbStore):
     """The store as it is, which notes the state after each block and the block's bytes."""
 
@@ -83,7 +91,7 @@ class WatchedStore(LmdbStore):
 
     def append(self, value: bytes, block: Any) -> None:
         """See ``Store``."""
-        self.notes.values[block.number] = blake3(value).digest()
+        self.notes.values[block.number] = value_digest(BlockView(value))
         super().append(value, block)
 
 
@@ -139,28 +147,25 @@ class Life:
             await asyncio.sleep(0.003)
 
 
-def main(directory: Path, notes_file: Path, requests_max: int, *, sync: bool) -> None:
+def main(directory: str, notes: str, requests_max: int, sync: bool) -> None:
     """Live once and end as a crash does."""
     if not sync:
         opened = lmdb.open
         lmdb.open = lambda *given, **options: opened(
             *given, **(options | {"sync": False, "metasync": False})
         )
+    notes_file = Path(notes)
     if notes_file.exists():
-        notes = pickle.loads(notes_file.read_bytes())
+        written = pickle.loads(notes_file.read_bytes())
     else:
-        notes = Notes(Traffic(int(os.environ.get("CRASH_SEED", "1")), large_events=120))
-        data_directory.create(directory)
+        written = Notes(Traffic(1, large_events=120))
+        data_directory.create(Path(directory))
     listener = socket.create_server(("127.0.0.1", 0))
     reply_socket = socket.create_connection(listener.getsockname())
-    store = WatchedStore(directory, CONFIG, pace=PACE)
-    store.notes = notes
+    store = WatchedStore(Path(directory), CONFIG, pace=PACE)
+    store.notes = written
     engine = Engine(store, CONFIG)
     engine.start()
-    asyncio.run(Life(engine, notes, reply_socket).run(requests_max))
-    notes_file.write_bytes(pickle.dumps(notes))
+    asyncio.run(Life(engine, written, reply_socket).run(requests_max))
+    notes_file.write_bytes(pickle.dumps(written))
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sync="--no-sync" not in sys.argv)

@@ -1,10 +1,13 @@
 """What a process did to its files, and what a power loss could have left of it.
 
-``shim.c`` writes the log. ``Disk`` follows it and keeps apart what is durable and what is not: data by the syncs of its
-file, names by the syncs of their directory. ``Disk.image`` then builds what a disk may hold after a cut: all that is
+``shim.c`` writes the log. ``Disk`` follows it and keeps apart what is durable and what is not: data
+by the syncs of its
+file, names by the syncs of their directory. ``Disk.image`` then builds what a disk may hold after a
+cut: all that is
 durable, and of the rest whatever it is told, in halves too, at the granularity of sectors.
 
-Nothing is taken for durable that POSIX does not promise: a synced file whose directory was not synced may be gone.
+Nothing is taken for durable that POSIX does not promise: a synced file whose directory was not
+synced may be gone.
 Changes of names persist in their order, as on every file system with a journal.
 """
 
@@ -88,7 +91,8 @@ def recorder_environment(library: Path, prefix: Path, log: Path) -> dict[str, st
 
 
 def read_log(log: Path) -> Iterator[Record]:
-    """Yield the records; raise ValueError for a log that is not whole or shows what cannot be replayed.
+    """Yield the records; raise ValueError for a log that is not whole or shows what cannot be
+    replayed.
 
     Several processes may have written the log, one after the other.
     """
@@ -102,16 +106,15 @@ def read_log(log: Path) -> Iterator[Record]:
                 raise ValueError(f"{log}: no record where one should begin")
             payload = opened.read(payload_size)
             if len(payload) != payload_size:
-                # The process was killed while it wrote its last record, so what it tells had not happened.
+                # The process was killed while it wrote its last record, so what it tells had not
+                # happened.
                 return
             if kind == Kind.UNSUPPORTED:
                 raise ValueError(f"the process did what the recorder cannot replay: {payload!r}")
             if sequence == 1:
                 before = last
             last = before + sequence
-            yield Record(
-                Kind(kind), Flag(flags), last, file, offset, size, before + begun, payload
-            )
+            yield Record(Kind(kind), Flag(flags), last, file, offset, size, before + begun, payload)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -203,7 +206,9 @@ class Renaming:
         """Change names, as far as what it needs is there."""
         if self.kind == Kind.RENAMED:
             if self.path in names and os.path.dirname(self.new_path) in names:
-                names[self.new_path] = names.pop(self.path)
+                below = self.path + "/"
+                for path in [path for path in names if path == self.path or path.startswith(below)]:
+                    names[self.new_path + path[len(self.path) :]] = names.pop(path)
         elif self.kind in (Kind.UNLINKED, Kind.REMOVED_DIRECTORY):
             names.pop(self.path, None)
         elif os.path.dirname(self.path) in names:
@@ -211,7 +216,8 @@ class Renaming:
 
 
 Choice = tuple[int, ...]
-"""What becomes of one change that is not durable: () lost, (1,) kept, else the sectors kept as bits of 0 and 1."""
+"""What becomes of one change that is not durable: () lost, (1,) kept, else the sectors kept as bits
+of 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +239,8 @@ class Image:
 
 
 class Disk:
-    """Follows the records of a log over the files below ``prefix``, which was empty when the recording began."""
+    """Follows the records of a log over the files below ``prefix``, which was empty when the
+    recording began."""
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = str(prefix.resolve())
@@ -270,9 +277,7 @@ class Disk:
                 self._sync(record)
             case Kind.RENAMED:
                 old, new = record.path.split("\0")
-                self._renamings.append(
-                    Renaming(record.sequence, Kind.RENAMED, old, new_path=new)
-                )
+                self._renamings.append(Renaming(record.sequence, Kind.RENAMED, old, new_path=new))
             case Kind.UNLINKED | Kind.MADE_DIRECTORY | Kind.REMOVED_DIRECTORY:
                 self._renamings.append(Renaming(record.sequence, record.kind, record.path))
             case _:
@@ -303,7 +308,8 @@ class Disk:
     # ---- images ----
 
     def pending(self) -> list[tuple[int, Change]]:
-        """The changes that are not durable, in the order in which they were made, each with its file."""
+        """The changes that are not durable, in the order in which they were made, each with its
+        file."""
         found = [
             (number, change)
             for number, file in self._files.items()
@@ -313,7 +319,8 @@ class Disk:
         return sorted(found, key=lambda item: item[1].sequence)
 
     def images(self, rng: random.Random, random_count: int) -> Iterator[Image]:
-        """Yield what the disk may hold: all synced and no more, all written, the last write alone, torn ones, random ones."""
+        """Yield what the disk may hold: all synced and no more, all written, the last write alone,
+        torn ones, random ones."""
         pending = self.pending()
         yield self.image("synced", {}, 0)
         if not pending and not any(not one.durable for one in self._renamings):
@@ -338,7 +345,8 @@ class Disk:
             yield self.image("random", choices, rng.randint(0, names))
 
     def image(self, variant: str, choices: dict[int, Choice], renaming_count: int) -> Image:
-        """Return the disk with the chosen changes, and the first so many of the changes of names, beside the durable ones."""
+        """Return the disk with the chosen changes, and the first so many of the changes of names,
+        beside the durable ones."""
         names = dict(self._names)
         for renaming in self._renamings:
             if not renaming.durable:

@@ -1,8 +1,12 @@
-"""Power loss: whatever the disk holds after a cut, every reply sent before it is there, and the state is that of a block.
+"""Power loss: whatever the disk holds after a cut, every reply sent before it is there, and the
+state is that of a block.
 
-An engine serves a load on its real LMDB files; ``shim.c`` records every write, truncation and sync and every reply, in one
-order. For each cut the files are rebuilt with all that was synced and some of what was not (``recording.py``), recovered
-by the ordinary code in a process of its own, and compared with the states that the running engine wrote down.
+An engine serves a load on its real LMDB files; ``shim.c`` records every write, truncation and sync
+and every reply, in one
+order. For each cut the files are rebuilt with all that was synced and some of what was not
+(``recording.py``), recovered
+by the ordinary code in a process of its own, and compared with the states that the running engine
+wrote down.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,9 +34,8 @@ from ledger import layout
 from ledger._core import Core
 from ledger.errors import ConfigurationError
 from ledger.storage.lmdb_store import LmdbStore
-from tests.crash.load import Request
 from tests.crash.mirror import Mirror
-from tests.crash.recorded import CONFIG, MARK, SENT, Notes, state_digest
+from tests.crash.recorded import CONFIG, MARK, SENT, Notes, state_digest, value_digest
 from tests.crash.recording import (
     Disk,
     Image,
@@ -67,7 +70,7 @@ def recover(directory: Path, ids: np.ndarray) -> Recovered:
     """Recover a directory as the server does, look every id up, and remove the directory."""
     try:
         try:
-            store = LmdbStore(directory, CONFIG)
+            store = LmdbStore(directory, replace(CONFIG, write_ahead_bytes=0))
         except ConfigurationError:
             return Recovered(NOT_MADE, b"", ())
         try:
@@ -90,7 +93,7 @@ def _recovered(store: LmdbStore, ids: np.ndarray) -> Recovered:
         for number in range(found.last_block + 1):
             view = reader.block(number)
             view.check()
-            values.append(blake3(view.value).digest())
+            values.append(value_digest(view))
             entries = view.entries()
             for namespace, names in (
                 (_TRANSFER, ("transfer", "burned_id")),
@@ -109,7 +112,9 @@ def _recovered(store: LmdbStore, ids: np.ndarray) -> Recovered:
 
 
 def _numbers(ids: np.ndarray) -> set[int]:
-    return {low | high << 64 for low, high in zip(ids["lo"].tolist(), ids["hi"].tolist())}
+    return {
+        low | high << 64 for low, high in zip(ids["lo"].tolist(), ids["hi"].tolist(), strict=True)
+    }
 
 
 # ---- in the test ----
@@ -147,10 +152,10 @@ def make_recording(
     prefix.mkdir()
     directory = prefix / "data"
     environment = os.environ | recorder_environment(shim, prefix, log)
-    arguments = [str(directory), str(notes), str(requests), *([] if sync else ["--no-sync"])]
+    given = ", ".join(map(repr, (str(directory), str(notes), requests, sync)))
+    program = f"from tests.crash.recorded import main; main({given})"
     for _ in range(lives):
-        command = [sys.executable, "-m", "tests.crash.recorded", *arguments]
-        subprocess.run(command, env=environment, check=True, timeout=240)
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=240)
     made = Recording(prefix, directory, list(read_log(log)), pickle.loads(notes.read_bytes()))
     made.ids = np.unique(
         np.concatenate([one.events["id"] for one in made.notes.answered if one.kind != "accounts"])
@@ -163,14 +168,19 @@ def check_recorder(recording: Recording) -> None:
     disk = Disk(recording.prefix)
     for record in recording.records:
         disk.follow(record)
-    *_, written = [image for image in disk.images(random.Random(0), 0) if image.variant in ("synced", "written")]
+    *_, written = [
+        image
+        for image in disk.images(random.Random(0), 0)
+        if image.variant in ("synced", "written")
+    ]
     for path in recording.prefix.rglob("*"):
         if path.is_file() and path.name not in ("lock.mdb", "lock"):
             assert written.content[str(path.relative_to(recording.prefix))] == path.read_bytes()
 
 
 def check_answers(recording: Recording) -> int:
-    """Every answer agrees with the journal as it was in the end, in a block not after its position."""
+    """Every answer agrees with the journal as it was in the end, in a block not after its
+    position."""
     mirror = Mirror(recording.directory, CONFIG)
     mirror.read()
     assert len(mirror.block_hashes) > 10
@@ -190,19 +200,16 @@ class Verdict:
 def check_images(
     recording: Recording, memory: Path, *, images_max: int, failures_max: int, workers: int = 2
 ) -> Verdict:
-    """Recover images of cuts all over the recording and compare them; stop after so many failures."""
+    """Recover images of cuts all over the recording and compare them; stop after so many
+    failures."""
     rng, verdict = random.Random(7), Verdict()
-    changes = {Kind.SENT: False}
-    cuts = [
-        place for place, record in enumerate(recording.records) if record.kind != Kind.OPENED
-    ]
+    cuts = [place for place, record in enumerate(recording.records) if record.kind != Kind.OPENED]
     # About four images a cut; the cuts are drawn evenly from all.
     wanted = max(1, images_max // 4)
     chosen = set(cuts if len(cuts) <= wanted else rng.sample(cuts, wanted))
     disk, acknowledged = Disk(recording.prefix), NOT_MADE
     known: dict[bytes, Future[Recovered]] = {}
     waiting: list[tuple[str, int, Future[Recovered]]] = []
-    del changes
 
     def settle(down_to: int) -> None:
         while len(waiting) > down_to:

@@ -99,7 +99,8 @@ def test_only_what_was_synced_is_certain(shim: Path, tmp_path: Path) -> None:
 
 
 def recovered(image_directory: Path) -> int:
-    """The last number that an LMDB environment holds, when all of its state is that of one moment; -1 when empty."""
+    """The last number that an LMDB environment holds, when all of its state is that of one moment;
+    -1 when empty."""
     with lmdb.open(str(image_directory), map_size=1 << 30, readonly=True, lock=False) as opened:
         with opened.begin() as transaction:
             found = dict(transaction.cursor())
@@ -116,7 +117,8 @@ def recovered(image_directory: Path) -> int:
 
 @pytest.mark.parametrize("sync", [True, False])
 def test_power_loss_under_plain_lmdb(shim: Path, tmp_path: Path, sync: bool) -> None:
-    """LMDB keeps its promise on these images with its syncs, and breaks it on some without: the builder can tell."""
+    """LMDB keeps its promise on these images with its syncs, and breaks it on some without: the
+    builder can tell."""
     prefix, records = record(shim, tmp_path, LMDB_CHILD, "PREFIX/env", str(int(sync)))
     assert any(one.kind == Kind.SYNCED for one in records)
     assert sum(one.kind == Kind.SENT for one in records) == 40
