@@ -1,7 +1,12 @@
-"""The core alone under the oracle's interface, with a dict for a store."""
+"""The core alone under the oracle's interface, with a dict for a store.
+
+Unlike ``ledger.State`` it can decide several requests in one block, as the engine does, and it keeps
+its blocks, so that they can be replayed and decided again.
+"""
 
 from __future__ import annotations
 
+import random
 from functools import partialmethod
 
 import numpy as np
@@ -10,6 +15,7 @@ from blake3 import blake3
 from ledger import layout
 from ledger._block import Block
 from ledger._core import Core
+from ledger._verifier import Verifier
 from tests.model.answers import Metadata, Record, Result
 from tests.model.records import dicts, results
 
@@ -20,21 +26,40 @@ VOID = layout.flag_mask("TRANSFER", "void_pending_transfer")
 
 
 class CoreLedger:
-    """The core with a dict for a store: requests and look-ups, no queries over history."""
+    """Requests and look-ups, no queries over history.
 
-    def __init__(self) -> None:
+    With ``rng``, a block is closed at random after a request or by a look-up; without, after every
+    request.
+    """
+
+    def __init__(self, rng: random.Random | None = None) -> None:
         self.core = Core()
         self.core.finish_replay()
+        self.blocks: list[Block] = []
+        self._rng = rng
         self._stored: dict[tuple[int, int], np.ndarray] = {}  # (namespace, id): one RESOLVED row
         self._transfer_times: set[int] = set()
-        self._block = Block()
+        self._block: Block | None = None
 
     def _open(self) -> None:
-        self.core.open_block(self._block, self.core.block_number + 1)
+        if self._block is None:
+            self._block = Block()
+            self.core.open_block(self._block, self.core.block_number + 1)
+
+    def _maybe_close(self) -> None:
+        if self._rng is None or self._rng.random() < 0.3:
+            self._close()
 
     def _close(self) -> None:
+        block, self._block = self._block, None
+        if block is None:
+            return
         self.core.close_block()
-        for entry in self._block.entries:
+        if not block.count:
+            return
+        self.core.hash_block(block, bytes([block.number % 251]) * 32)
+        self.blocks.append(block)
+        for entry in block.entries:
             record, kind = entry["record"], int(entry["kind"])
             if kind in (KIND_ENTRY["transfer"], KIND_ENTRY["expiry"]):
                 self._transfer_times.add(int(record["timestamp"]))
@@ -50,7 +75,7 @@ class CoreLedger:
             outcome = "burned" if kind == KIND_ENTRY["burned_id"] else "created"
             row["outcome"] = layout.OUTCOMES[outcome][0]
             if entry["metadata"]:
-                digest = blake3(self._block.metadata[int(entry["metadata"]) - 1]).digest()
+                digest = blake3(block.metadata[int(entry["metadata"]) - 1]).digest()
                 row["metadata_digest"] = np.frombuffer(digest, "u1")
             self._stored[namespace, layout.to_int(record["id"])] = row
             if namespace == 0 and record["flags"] & (POST | VOID):
@@ -84,7 +109,7 @@ class CoreLedger:
         getattr(self.core, method)(
             array, timestamp_ns, answer, metadata=metadata or {}, dry_run=dry_run
         )
-        self._close()
+        self._maybe_close()
         return results(answer)
 
     create_accounts = partialmethod(_request, "create_accounts", "ACCOUNT")
@@ -97,11 +122,12 @@ class CoreLedger:
         """Sweep; return how many expired."""
         self._open()
         count = int(self.core.expire(timestamp_ns, layout.BLOCK_ENTRIES_MAX))
-        self._close()
+        self._maybe_close()
         return count
 
     def lookup_accounts(self, ids: list[int]) -> list[Record]:
         """Return the accounts of those ids that exist."""
+        self._close()
         accounts, found = self.core.lookup_accounts(
             np.array([layout.from_int(identifier) for identifier in ids], layout.U128)
         )
@@ -109,10 +135,40 @@ class CoreLedger:
 
     def lookup_transfers(self, ids: list[int]) -> list[Record]:
         """Return the transfers of those ids that exist."""
+        self._close()
         created = layout.OUTCOMES["created"][0]
         rows = [self._stored[0, n] for n in ids if (0, n) in self._stored]
         return [dicts(row["record"])[0] for row in rows if row["outcome"][0] == created]
 
     def query_accounts(self, given: Record) -> list[Record]:
         """Return the accounts that a filter matches."""
+        self._close()
         return dicts(self.core.query_accounts(layout.record_array(layout.QUERY_FILTER, [given])[0]))
+
+    def replayed(self) -> CoreLedger:
+        """Return a ledger that was recovered from the stored blocks alone; roots must agree."""
+        self._close()
+        again = CoreLedger()
+        again._stored = self._stored
+        for block in self.blocks:
+            entries = block.entries.copy()
+            entries["metadata"], entries["reserved"] = 0, 0
+            opened = entries["kind"] == KIND_ENTRY["account"]
+            for name in ("debit_account_id", "credit_account_id"):
+                entries["record"][name][~opened] = 0  # the journal has slots for them
+            copy = Block.of(block, entries, block.metadata)
+            again.core.replay(copy)
+            again.core.hash_block(copy, block.seed)
+            assert copy.root == block.root, f"block {block.number}"
+        again.core.finish_replay()
+        return again
+
+    def differences(self) -> list[str]:
+        """Return what comes out differently when every entry is decided again."""
+        self._close()
+        verifier, found = Verifier(), []
+        for block in self.blocks:
+            entries = block.entries.copy()
+            entries["reserved"] = 0
+            found += verifier.redecide(Block.of(block, entries, block.metadata))
+        return found
