@@ -66,7 +66,8 @@ cdef class Verifier(Core):
                 if not event.flags & TRANSFER_IMPORTED:
                     event.timestamp = 0
                 else:
-                    timestamp = block.last_timestamp
+                    # When it was decided is not stored; the earliest that it can have been.
+                    timestamp = self.last_timestamp + 1
                 debit = self.accounts.find(
                     event.debit_account_id, hash_id(event.debit_account_id, self.accounts.seed))
                 credit = self.accounts.find(

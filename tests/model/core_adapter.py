@@ -1,7 +1,7 @@
 """The core alone under the oracle's interface, with a dict for a store.
 
-Unlike ``ledger.State`` it can decide several requests in one block, as the engine does, and it keeps
-its blocks, so that they can be replayed and decided again.
+Unlike ``ledger.State`` it can decide several requests in one block, as the engine does, and it
+keeps its blocks, so that they can be replayed and decided again.
 """
 
 from __future__ import annotations
@@ -164,11 +164,12 @@ class CoreLedger:
         return again
 
     def differences(self) -> list[str]:
-        """Return what comes out differently when every entry is decided again."""
+        """Return what of the first block that is decided differently comes out differently."""
         self._close()
-        verifier, found = Verifier(), []
+        verifier = Verifier()
         for block in self.blocks:
             entries = block.entries.copy()
             entries["reserved"] = 0
-            found += verifier.redecide(Block.of(block, entries, block.metadata))
-        return found
+            if found := verifier.redecide(Block.of(block, entries, block.metadata)):
+                return list(found)
+        return []

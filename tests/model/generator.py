@@ -78,7 +78,7 @@ class Generator:
 
     def _account_id(self) -> int:
         """One of the youngest accounts, so that old ones, closed or full, are left alone."""
-        if self._chance(0.01):
+        if self._chance(0.012):
             return self.rng.choice((0, MAX, self.next_account_id + 5))
         return self.rng.choice(self.accounts[-self.account_count :] or [1])
 
@@ -105,6 +105,8 @@ class Generator:
     def advance(self, room: int) -> int:
         """Move the clock at least ``room`` ns on, and return it."""
         step = self.rng.choice((0, 0, 1, 1000, SECOND // 10, SECOND))
+        if self._chance(0.0005):
+            self.now = max(self.now, LATE)
         self.now += room + (self.rng.randrange(step) if step > 1 else step)
         return self.now
 
@@ -172,6 +174,8 @@ class Generator:
         if self._chance(0.8):
             self.next_account_id += 1
             event["id"] = self.next_account_id
+        if self._chance(0.01):
+            event["id"] = self.rng.choice((0, MAX))
         event.update(code=self.rng.randrange(1, 4), flags=self._flags("ACCOUNT"))
         if self._chance(0.08):
             odd = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
@@ -265,6 +269,9 @@ class Generator:
             events[-1]["id"] = self.rng.choice(list(self.oracle.burned)[-10:])
         self._link(events)
         if self._chance(0.1):
+            if self.accounts and self._chance(0.3):
+                side = self.rng.choice(("debit_account_id", "credit_account_id"))
+                events[0][side] = self.accounts[-1]
             self._import(events, T["imported"], self._imported_start())
         return self._finish("create_transfers", events)
 
@@ -300,6 +307,8 @@ class Generator:
     def _settings(self) -> Request:
         def make() -> Record:
             event = {"id": self._fresh_id(), "account_id": self._account_id(), **self._user_data()}
+            if self._chance(0.03):
+                event["account_id"] = self.next_account_id + 5
             event["flags"] = flags = self._flags("ACCOUNT_SETTINGS")
             for bit, name in ((1, "overdraft"), (2, "ceiling")):
                 if flags & bit or self._chance(0.05):

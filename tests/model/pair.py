@@ -87,11 +87,6 @@ class Pair:
         assert actual == expected, f"the ledger expired {actual}, the oracle {expected}"
         return actual
 
-    def due_count(self, timestamp_ns: int) -> int:
-        """Return how many would expire at this time: a sweep needs so many free timestamps."""
-        holds = self.oracle.open_holds.values()
-        return sum(self.oracle.expires_at(hold) <= timestamp_ns for hold in holds)
-
     def query(self, method: str, given: Record) -> int:
         """Ask both; return how many records they answered."""
         expected, actual = getattr(self.oracle, method)(given), getattr(self.ledger, method)(given)
