@@ -423,7 +423,7 @@ class Engine:
                 raise Unavailable("queue_full", "as many requests wait as the queue holds")
             self._pool.append(request)
             self._pool_events += count
-            if self._engine_waits:
+            if self._engine_waits and self._may_decide():
                 self._engine_wake.notify()
         return request.future
 
@@ -634,16 +634,12 @@ class Engine:
 
         Returns with nothing to do once a tick.
         """
-        config = self.config
         with self._lock:
             ticked = False
             while True:
                 if self._fatal is not None:
                     return None
-                in_flight = len(self._in_flight)
-                may_decide = in_flight == 0 or (
-                    in_flight < config.blocks_in_flight and self._pool_events >= DECIDE_AHEAD_EVENTS
-                )
+                may_decide = self._may_decide()
                 if self._reads or ticked or (may_decide and self._pool):
                     reads = list(self._reads)
                     self._reads.clear()
@@ -655,6 +651,14 @@ class Engine:
                 self._engine_waits = True
                 ticked = not self._engine_wake.wait(TICK_S)
                 self._engine_waits = False
+
+    def _may_decide(self) -> bool:
+        """Whether a block may begin now: the disk is free, or enough waits to be worth a block
+        ahead."""
+        in_flight = len(self._in_flight)
+        return in_flight == 0 or (
+            in_flight < self.config.blocks_in_flight and self._pool_events >= DECIDE_AHEAD_EVENTS
+        )
 
     def _look_around(self, last_timestamp: int) -> int:
         """Read the clock; decide whether posting is allowed. The disk is asked every tick, not
