@@ -293,11 +293,14 @@ cdef class Accounts:
         if first >= self.count:
             raise IndexError(f"page {page} is not in use")
         rows = min(<uint32_t>LIMIT_PAGE_SLOTS, self.count - first)
-        parts = [rows.to_bytes(4, "little"),
-                 (<uint8_t*>row_at(self, first))[:rows * sizeof(account_row_t)]]
+        copied = bytearray((<uint8_t*>row_at(self, first))[:rows * sizeof(account_row_t)])
+        cdef uint8_t[::1] copy = copied
+        parts = [rows.to_bytes(4, "little"), copied]
         for offset in range(rows):
             row = row_at(self, first + offset)
             if row.extra:
+                # Where the extra lies is this process's own; that there is one is the account's.
+                (<account_row_t*>&copy[offset * sizeof(account_row_t)]).extra = 1
                 parts.append((<uint8_t*>&self.extras[row.extra])[:sizeof(extra_t)])
         return b"".join(parts)
 

@@ -4,11 +4,14 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
+from ledger._accounts cimport row_at
 from ledger._block cimport Block
 from ledger._core cimport Core, is_transient, reopening
 from ledger._index cimport hash_id
 from ledger._layout cimport *
 from ledger._u128 cimport equal
+
+from ledger import layout
 
 
 cdef class Verifier(Core):
@@ -40,6 +43,11 @@ cdef class Verifier(Core):
         count = block.count
         for index in range(count):
             stored = &block.rows[index]
+            # Stored entries name their accounts by slot; nothing but the books says whose slot it is.
+            if stored.debit_slot < self.accounts.count:
+                stored.record.debit_account_id = row_at(self.accounts, stored.debit_slot).id
+            if stored.credit_slot < self.accounts.count:
+                stored.record.credit_account_id = row_at(self.accounts, stored.credit_slot).id
             event = stored.record
             timestamp = event.timestamp
             self.block = scratch
@@ -119,8 +127,11 @@ cdef class Verifier(Core):
                 elif stored.kind == ENTRY_KIND_DEFINITION:
                     self.replay_declaration(block, stored)
             if status != STATUS_CREATED:
+                kind = {ENTRY_KIND_ACCOUNT: "ACCOUNT", ENTRY_KIND_TRANSFER: "TRANSFER"}.get(
+                    stored.kind, "ADMINISTRATIVE")
+                name = layout.STATUS_NAMES[kind].get(status, status)
                 differences.append(
-                    f"block {block.number}, entry {index}: the rules refuse it, status {status}")
+                    f"block {block.number}, entry {index}: the rules refuse it: {name}")
             differences.extend(self.recommit(block, index))
             if stored.kind == ENTRY_KIND_ACCOUNT:
                 self.last_account_timestamp = stored.record.timestamp

@@ -164,6 +164,14 @@ class LmdbStore:
         assert self._resolver is not None
         return self._resolver.resolve_ids(core, ids, in_flight, namespace)
 
+    def id_records(self, ids: np.ndarray, namespace: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the index of ids has of these ids: CANDIDATE rows, and HIT rows that name
+        them; for ``verify``.
+        """
+        assert self._ids is not None
+        candidates = self._ids.candidates_of(ids, namespace)
+        return candidates, self._ids.lookup(candidates)
+
     def used_timestamps(self, timestamps: np.ndarray, in_flight: Mapping[int, Block]) -> list[int]:
         """See ``store.Store``."""
         assert self._resolver is not None

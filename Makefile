@@ -1,0 +1,98 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer and a C compiler:
+#   make demo     a bank's day over HTTP, a kill in the middle, and nothing is lost
+#   make test     the tests
+# The environment is made in .venv by the first of them; a second run only builds what changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+BUILT := $(VENV)/.built
+SOURCES := setup.py $(wildcard ledger/*.pyx ledger/*.pxd)
+JUNIT ?=
+
+# The first Python that is new enough; PYTHON=... on the command line is tried before all others.
+FIND_PYTHON := for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "$$python"; exit 0; fi; done; exit 1
+REQUIRES := import tomllib; \
+	print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))
+HAS_HEADERS := import os, sysconfig, sys; \
+	sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
+
+.PHONY: help
+help:
+	@echo 'make demo       a bank day over HTTP, killed in the middle, checked'
+	@echo 'make test       the tests (minutes)'
+	@echo 'make test-long  the long runs: kill loops, power loss, random requests (hours)'
+	@echo 'make bench      the bench suite; BENCH="engine --accounts 10000 ..." for one run'
+	@echo 'make lint       ruff, mypy, cython-lint, generated files'
+	@echo 'make debug      the tests on a build with bounds checks and sanitizers'
+	@echo 'make build      the environment in .venv and the compiled modules, nothing more'
+	@echo 'make clean      remove what the others made'
+
+$(MADE): pyproject.toml
+	@python=$$($(FIND_PYTHON)) || \
+	  { echo 'sanyuan needs Python 3.11 or newer: apt-get install python3 (or make PYTHON=...)' >&2; exit 1; }; \
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "sanyuan needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }; \
+	"$$python" -c '$(HAS_HEADERS)' || \
+	  { echo "sanyuan needs Python's headers: apt-get install python3-dev" >&2; exit 1; }; \
+	compiler=$${CC:-cc}; command -v "$${compiler%% *}" >/dev/null || command -v gcc >/dev/null || \
+	  { echo 'sanyuan needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }; \
+	echo "Making the environment in $(VENV) with $$("$$python" -V) (once, a few minutes)"; \
+	"$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -c '$(REQUIRES)' > $(VENV)/build-requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/build-requirements.txt
+	@echo 'Compiling and installing'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(BUILT): $(MADE) $(SOURCES)
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+.PHONY: build
+build: $(BUILT)
+
+.PHONY: demo
+demo: $(BUILT)
+	@$(BIN)/sanyuan demo $(DEMO)
+
+.PHONY: test
+test: $(BUILT)
+	@$(BIN)/python -m pytest $(if $(JUNIT),--junitxml=$(JUNIT)) $(TESTS)
+
+.PHONY: test-long
+test-long: $(BUILT)
+	@$(BIN)/python -m pytest -m long --timeout=0 $(TESTS)
+
+.PHONY: bench
+bench: $(BUILT)
+	@$(BIN)/sanyuan bench $(if $(BENCH),$(BENCH),--help)
+
+.PHONY: lint
+lint: $(BUILT)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/cython-lint ledger/*.pyx ledger/*.pxd
+	@$(BIN)/python tools/generate.py --check
+
+# The same tests on modules with bounds checks and with address and undefined-behaviour sanitizers.
+# They live in build/debug, beside the fast ones; Python itself leaks on purpose at exit.
+.PHONY: debug
+debug: $(BUILT)
+	@SANYUAN_DEBUG=1 $(BIN)/python setup.py -q build --build-base build/debug --build-lib build/debug/lib
+	@PYTHONPATH=build/debug/lib LD_PRELOAD=$$($${CC:-cc} -print-file-name=libasan.so) \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 SANYUAN_DEBUG=1 \
+	  $(BIN)/pytest $(TESTS)
+
+.PHONY: clean
+clean:
+	@rm -rf $(VENV) build dist *.egg-info ledger/*.c ledger/*.so .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,515 @@
+"""``sanyuan demo``: a bank's day over HTTP, a kill in the middle of posting, and a look at what is
+left.
+
+Nothing here is arranged: the server is a process of its own on a data directory, all figures are
+measured or read back from it, and the command fails when one of them is not what double entry and
+durability say it must be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from rich.padding import Padding
+from rich.progress import Progress
+from rich.table import Table
+
+from ledger import layout
+from ledger.cli.console import CHECK_FAILED, bar, console, money, print_json
+from ledger.cli.process import ServerProcess
+from ledger.client import Client, ClientError, Records
+from ledger.storage import directory as data_directory
+
+LEDGER: Final = 156
+"""Chinese yuan, by the number of ISO 4217."""
+CUSTOMER, EMPLOYER, SHOP, BANK_CASH, INTEREST = 2011, 2012, 2013, 1001, 5201
+CODE_NAMES: Final = {
+    CUSTOMER: "customers",
+    EMPLOYER: "employers",
+    SHOP: "shops",
+    BANK_CASH: "cash at the central bank",
+    INTEREST: "interest paid",
+}
+SALARY, PURCHASE, HOLD, INTEREST_PAYMENT, DEPOSIT = range(1, 6)
+EMPLOYERS: Final = 50
+SHOPS: Final = 200
+REQUESTS_IN_FLIGHT: Final = 4
+SMALL_REQUEST: Final = 250
+SMALL_REQUESTS_IN_FLIGHT: Final = 16
+
+
+@dataclass(slots=True)
+class Check:
+    """Something that must hold, and whether it does."""
+
+    sentence: str
+    holds: bool
+
+
+@dataclass(slots=True)
+class Day:
+    """The demo's state: who has accounts, what was counted, what was checked."""
+
+    customers: int
+    rng: np.random.Generator
+    next_id: int
+    quiet: bool
+    checks: list[Check] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    posted: int = 0
+    seconds: float = 0.0
+
+    def check(self, sentence: str, holds: bool) -> None:
+        """Note something that must hold, and say it."""
+        self.checks.append(Check(sentence, holds))
+        if not self.quiet:
+            mark = "[green]✓[/]" if holds else "[red]✗[/]"
+            console.print(f"  {mark} {sentence}")
+
+    def say(self, text: str) -> None:
+        """Begin a section."""
+        if not self.quiet:
+            console.print(f"\n[bold]{text}[/]")
+
+    def ids(self, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Return ``count`` new ids, in order of time."""
+        first, self.next_id = self.next_id, self.next_id + count
+        return np.arange(first, first + count, dtype=np.uint64)
+
+    # Accounts by number, in blocks, so that numpy can pick them.
+    def customer(self, count: int) -> np.ndarray[Any, Any]:
+        """Return random customers' account ids."""
+        return 1_000_000 + self.rng.integers(0, self.customers, count, dtype=np.uint64)
+
+    def shop(self, count: int) -> np.ndarray[Any, Any]:
+        """Return random shops' account ids."""
+        return 20_000 + self.rng.integers(0, SHOPS, count, dtype=np.uint64)
+
+    @property
+    def all_customers(self) -> np.ndarray[Any, Any]:
+        """Every customer's account id."""
+        return np.arange(1_000_000, 1_000_000 + self.customers, dtype=np.uint64)
+
+
+CASH_ID: Final = 1
+INTEREST_ID: Final = 2
+EMPLOYER_IDS: Final = np.arange(10_000, 10_000 + EMPLOYERS, dtype=np.uint64)
+SHOP_IDS: Final = np.arange(20_000, 20_000 + SHOPS, dtype=np.uint64)
+
+
+def transfers(
+    day: Day,
+    debit: Any,
+    credit: Any,
+    amount: Any,
+    code: int,
+    *,
+    count: int,
+    flags: int = 0,
+    pending: Any = 0,
+    timeout: int = 0,
+) -> Records:
+    """Return ``count`` new transfers; every argument is one value or an array of them."""
+    records = np.zeros(count, layout.TRANSFER)
+    records["id"]["lo"] = day.ids(count)
+    records["debit_account_id"]["lo"] = debit
+    records["credit_account_id"]["lo"] = credit
+    records["amount"]["lo"] = amount
+    records["pending_id"]["lo"] = pending
+    records["user_data_32"] = 20260105
+    records["timeout"] = timeout
+    records["ledger"] = LEDGER
+    records["code"] = code
+    records["flags"] = flags
+    return records
+
+
+def opening_records(day: Day) -> Records:
+    """Return every account of the bank."""
+    groups: list[tuple[Any, int, tuple[str, ...]]] = [
+        (np.array([CASH_ID]), BANK_CASH, ()),
+        (np.array([INTEREST_ID]), INTEREST, ()),
+        (EMPLOYER_IDS, EMPLOYER, ("debits_must_not_exceed_credits",)),
+        (SHOP_IDS, SHOP, ("debits_must_not_exceed_credits",)),
+        (day.all_customers, CUSTOMER, ("debits_must_not_exceed_credits",)),
+    ]
+    records = np.zeros(sum(len(ids) for ids, _, _ in groups), layout.ACCOUNT)
+    start = 0
+    for ids, code, flags in groups:
+        part = records[start : start + len(ids)]
+        part["id"]["lo"], part["ledger"], part["code"] = ids, LEDGER, code
+        part["flags"] = layout.flag_mask("ACCOUNT", *flags)
+        start += len(ids)
+    return records
+
+
+async def post_all(
+    day: Day, create: Callable[[Records], Any], records: Records, display: Progress, title: str
+) -> int:
+    """Post records in full requests, a few at a time; return how many were created."""
+    task = display.add_task(f"{title:<28}", total=len(records))
+    starts = iter(range(0, len(records), layout.REQUEST_EVENTS_MAX))
+    created = 0
+    began = time.perf_counter()
+
+    async def poster() -> None:
+        nonlocal created
+        for start in starts:
+            part = records[start : start + layout.REQUEST_EVENTS_MAX]
+            sent = time.perf_counter()
+            results = await create(part)
+            day.latencies.append(time.perf_counter() - sent)
+            created += int((results["status"] == layout.CREATED).sum())
+            display.advance(task, len(part))
+
+    await asyncio.gather(*(poster() for _ in range(REQUESTS_IN_FLIGHT)))
+    day.seconds += time.perf_counter() - began
+    day.posted += created
+    return created
+
+
+async def open_books(day: Day, client: Client, display: Progress) -> None:
+    """Declare the currency and the codes, open every account, and bring in the employers' money."""
+    definitions = [
+        {"id": 1, "kind": "ledger", "ledger": LEDGER, "exponent": 2,
+         "metadata": {"currency": "CNY", "name": "yuan"}},
+        *(
+            {"id": code, "kind": "code", "code": code, "metadata": {"name": name},
+             "flags": ["normal_side_credit"] if code < 5000 and code != BANK_CASH else []}
+            for code, name in CODE_NAMES.items()
+        ),
+    ]  # fmt: skip
+    defined = await client.define(definitions)
+    accounts = opening_records(day)
+    opened = await post_all(day, client.create_accounts, accounts, display, "opening accounts")
+    day.posted = 0
+    day.seconds = 0.0
+    day.latencies.clear()
+    capital = transfers(day, CASH_ID, EMPLOYER_IDS, 10**15, DEPOSIT, count=EMPLOYERS)
+    deposited = await client.create_transfers(capital)
+    day.check(
+        f"{opened:,} accounts opened",
+        opened == len(accounts)
+        and all(result.created for result in defined)
+        and bool((deposited["status"] == layout.CREATED).all()),
+    )
+
+
+async def post_the_day(day: Day, client: Client, display: Progress, purchases: int) -> None:
+    """Salaries, purchases, holds posted and voided, interest."""
+    employers = EMPLOYER_IDS[day.rng.integers(0, EMPLOYERS, day.customers)]
+    salaries = transfers(
+        day,
+        employers,
+        day.all_customers,
+        day.rng.lognormal(13.5, 0.5, day.customers).astype(np.uint64),
+        SALARY,
+        count=day.customers,
+    )
+    await post_all(day, client.create_transfers, salaries, display, "salaries")
+
+    bought = transfers(
+        day,
+        day.customer(purchases),
+        day.shop(purchases),
+        day.rng.lognormal(7.0, 1.0, purchases).astype(np.uint64) + 1,
+        PURCHASE,
+        count=purchases,
+    )
+    created = await post_all(day, client.create_transfers, bought, display, "purchases")
+    day.figures["purchases_declined"] = purchases - created
+
+    held = transfers(
+        day,
+        day.customer(day.customers),
+        day.shop(day.customers),
+        day.rng.integers(100, 20_000, day.customers, dtype=np.uint64),
+        HOLD,
+        count=day.customers,
+        flags=layout.flag_mask("TRANSFER", "pending"),
+        timeout=7 * 86_400,
+    )
+    await post_all(day, client.create_transfers, held, display, "card holds")
+    found = await client.lookup_transfers(int(number) for number in held["id"]["lo"][:1])
+    day.check("a hold can be looked up", found[0] is not None and found[0].flags == ("pending",))
+
+    voided = np.arange(len(held)) % 3 == 0
+    resolved = transfers(
+        day,
+        0,
+        0,
+        np.where(voided, 0, held["amount"]["lo"] // 2 + 1),
+        0,
+        count=len(held),
+        flags=np.where(
+            voided,
+            layout.flag_mask("TRANSFER", "void_pending_transfer"),
+            layout.flag_mask("TRANSFER", "post_pending_transfer"),
+        ),  # type: ignore[arg-type]
+        pending=held["id"]["lo"],
+    )
+    resolved["ledger"] = 0
+    done = await post_all(
+        day, client.create_transfers, resolved, display, "holds posted and voided"
+    )
+    day.figures["holds_resolved"] = done
+
+    interest = transfers(
+        day,
+        INTEREST_ID,
+        day.all_customers,
+        day.rng.integers(1, 500, day.customers, dtype=np.uint64),
+        INTEREST_PAYMENT,
+        count=day.customers,
+    )
+    await post_all(day, client.create_transfers, interest, display, "interest")
+
+
+async def refuse_an_overdraft(day: Day, client: Client) -> None:
+    """Try to spend more than an account has, and show why the ledger refuses."""
+    customer = int(day.all_customers[0])
+    account = await client.account(customer)
+    wanted = account.credits_posted - account.debits_posted - account.debits_pending + 1
+    attempt = {
+        "id": int(day.ids(1)[0]), "debit_account_id": customer, "credit_account_id": 20_000,
+        "amount": wanted, "ledger": LEDGER, "code": PURCHASE,
+    }  # fmt: skip
+    (result,) = await client.create_transfers([attempt], explain=True)
+    after = await client.account(customer)
+    day.check(
+        f"spending {money(wanted)} of {money(wanted - 1)} available is refused: {result.status}",
+        result.status == "exceeds_credits" and after.debits_posted == account.debits_posted,
+    )
+
+
+async def trial_balance(day: Day, client: Client, *, show: bool) -> dict[str, int]:
+    """Read the trial balance, check that it cancels to zero, and draw it."""
+    lines = await client.trial_balance(ledger=LEDGER)
+    sums = {
+        name: sum(getattr(line, name) for line in lines)
+        for name in ("debits_posted", "credits_posted", "debits_pending", "credits_pending")
+    }
+    if show and not day.quiet:
+        table = Table(box=None, padding=(0, 2), header_style="dim", show_footer=True)
+        table.add_column("", footer="sum")
+        table.add_column("accounts", justify="right")
+        table.add_column("debits", justify="right", footer=money(sums["debits_posted"]))
+        table.add_column("credits", justify="right", footer=money(sums["credits_posted"]))
+        difference = sums["credits_posted"] - sums["debits_posted"]
+        table.add_column("credits - debits", justify="right", footer=money(difference))
+        for line in lines:
+            table.add_row(
+                CODE_NAMES.get(line.code, str(line.code)),
+                f"{line.account_count:,}",
+                money(line.debits_posted),
+                money(line.credits_posted),
+                money(line.credits_posted - line.debits_posted),
+            )
+        console.print(Padding(table, (0, 0, 0, 2)))
+    day.check(
+        "the trial balance cancels to zero, posted and pending",
+        sums["debits_posted"] == sums["credits_posted"]
+        and sums["debits_pending"] == sums["credits_pending"],
+    )
+    return sums
+
+
+@dataclass(slots=True)
+class Crash:
+    """What was posted around the kill: requests that were acknowledged, and those without an
+    answer.
+    """
+
+    acknowledged: list[Records] = field(default_factory=list)
+    unanswered: list[Records] = field(default_factory=list)
+
+    def count(self, which: str) -> int:
+        """Return the number of transfers in one of the two lists."""
+        return sum(len(records) for records in getattr(self, which))
+
+
+async def post_until_killed(day: Day, server: ServerProcess, seconds: float) -> Crash:
+    """Post small requests, kill the server with SIGKILL in the middle, and return who was told
+    what.
+    """
+    crash = Crash()
+    async with Client(server.url, give_up_after_s=0.0, exists="never") as client:
+
+        async def poster() -> None:
+            while True:
+                records = transfers(
+                    day,
+                    EMPLOYER_IDS[day.rng.integers(0, EMPLOYERS, SMALL_REQUEST)],
+                    day.customer(SMALL_REQUEST),
+                    day.rng.integers(1, 1000, SMALL_REQUEST, dtype=np.uint64),
+                    SALARY,
+                    count=SMALL_REQUEST,
+                )
+                try:
+                    results = await client.create_transfers(records)
+                except ClientError:
+                    crash.unanswered.append(records)
+                    return
+                if not bool((results["status"] == layout.CREATED).all()):
+                    raise AssertionError("a salary was refused")
+                crash.acknowledged.append(records)
+
+        posters = [asyncio.create_task(poster()) for _ in range(SMALL_REQUESTS_IN_FLIGHT)]
+        await asyncio.sleep(seconds)
+        server.process.kill()
+        await asyncio.gather(*posters)
+    server.kill()
+    return crash
+
+
+async def check_after_crash(
+    day: Day, client: Client, crash: Crash, before: dict[str, int], display: Progress
+) -> None:
+    """Look up every acknowledged transfer, send the unanswered ones again, and count the money."""
+    task = display.add_task(f"{'looking each of them up':<28}", total=crash.count("acknowledged"))
+    found = 0
+    for start in range(0, len(crash.acknowledged), 30):
+        records = np.concatenate(crash.acknowledged[start : start + 30])
+        stored = await client.lookup_transfers(int(number) for number in records["id"]["lo"])
+        found += sum(
+            one is not None
+            and one.amount == int(record["amount"]["lo"])
+            and one.debit_account_id == int(record["debit_account_id"]["lo"])
+            and one.credit_account_id == int(record["credit_account_id"]["lo"])
+            for one, record in zip(stored, records, strict=True)
+        )
+        display.advance(task, len(records))
+    expected = crash.count("acknowledged")
+    day.check(
+        f"{found:,} of {expected:,} acknowledged transfers are there, with what was sent",
+        found == expected and expected > 0,
+    )
+    created = existed = 0
+    for records in crash.unanswered:
+        results = await client.create_transfers(records, exists="never")
+        created += int((results["status"] == layout.CREATED).sum())
+        existed += int((results["status"] == layout.STATUS_NUMBERS["TRANSFER"]["exists"]).sum())
+    day.check(
+        f"{crash.count('unanswered'):,} without an answer were sent again with the same ids:"
+        f" {created:,} are new, {existed:,} had been made durable",
+        created + existed == crash.count("unanswered"),
+    )
+    after = await trial_balance(day, client, show=False)
+    posted = sum(
+        int(records["amount"]["lo"].sum()) for records in crash.acknowledged + crash.unanswered
+    )
+    day.check(
+        f"debits grew by {money(posted)}, as sent: nothing is missing, nothing is there twice",
+        after["debits_posted"] - before["debits_posted"] == posted,
+    )
+    day.figures |= {
+        "acknowledged_before_kill": expected,
+        "acknowledged_and_found": found,
+        "unanswered": crash.count("unanswered"),
+        "unanswered_created": created,
+        "unanswered_existed": existed,
+    }
+
+
+async def run(day: Day, directory: Path, purchases: int, posting_seconds: float) -> None:
+    """Play the day; every check is noted in ``day``."""
+    with ServerProcess(directory) as server:
+        day.say(f"A server on {directory}, at {server.url}")
+        async with Client(server.url) as client:
+            with bar(quiet=day.quiet) as display:
+                await open_books(day, client, display)
+                await post_the_day(day, client, display, purchases)
+            day.say("The day is over")
+            rate = int(day.posted / day.seconds)
+            p50, p99 = np.percentile(np.array(day.latencies) * 1000, [50, 99])
+            if not day.quiet:
+                console.print(
+                    f"  {day.posted:,} transfers in {day.seconds:.1f} s:"
+                    f" [bold green]{rate:,} a second[/], each durable before its answer"
+                )
+                console.print(
+                    f"  a request of {layout.REQUEST_EVENTS_MAX:,} took {p50:.0f} ms (median),"
+                    f" {p99:.0f} ms (99 %)\n"
+                )
+            day.figures |= {
+                "transfers": day.posted,
+                "seconds": round(day.seconds, 3),
+                "transfers_per_second": rate,
+                "request_ms_p50": round(float(p50), 1),
+                "request_ms_p99": round(float(p99), 1),
+            }
+            await refuse_an_overdraft(day, client)
+            before = await trial_balance(day, client, show=True)
+        day.say(f"More salaries, and SIGKILL after {posting_seconds:g} s")
+        crash = await post_until_killed(day, server, posting_seconds)
+        acknowledged = crash.count("acknowledged")
+        day.check(f"{acknowledged:,} transfers were acknowledged before the kill", acknowledged > 0)
+    began = time.perf_counter()
+    with ServerProcess(directory) as server:
+        recovered = time.perf_counter() - began
+        day.figures["restart_seconds"] = round(recovered, 2)
+        day.say(f"Started again: ready after {recovered:.1f} s")
+        async with Client(server.url) as client:
+            with bar(quiet=day.quiet) as display:
+                await check_after_crash(day, client, crash, before, display)
+        day.check("the server drains and stops when asked to", server.stop() == 0)
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    help="Data directory to make; by default a temporary one that is removed at the end.",
+)
+@click.option("--customers", default=20_000, show_default=True, type=click.IntRange(100, 10**6))
+@click.option("--purchases", default=600_000, show_default=True, type=click.IntRange(1000, 10**8))
+@click.option("--seconds", default=2.0, show_default=True, help="Posting before the kill.")
+@click.option("--seed", default=1, show_default=True, help="Of the random amounts and accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures and checks as JSON only.")
+def demo(
+    directory: Path | None,
+    customers: int,
+    purchases: int,
+    seconds: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Play a bank's day over HTTP, kill the server, and show that nothing is lost.
+
+    Exit code 1 when anything that must hold does not.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix="sanyuan-demo-")) if directory is None else None
+    path = directory or (temporary or Path()) / "data"
+    day = Day(
+        customers=customers,
+        rng=np.random.default_rng(seed),
+        next_id=time.time_ns(),
+        quiet=as_json,
+    )
+    try:
+        data_directory.create(path)
+        asyncio.run(run(day, path, purchases, seconds))
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    failed = [check.sentence for check in day.checks if not check.holds]
+    if as_json:
+        checks = [{"sentence": c.sentence, "holds": c.holds} for c in day.checks]
+        print_json({**day.figures, "checks": checks, "cores": os.cpu_count()})
+    elif failed:
+        console.print(f"\n[bold red]{len(failed)} of {len(day.checks)} checks failed.[/]")
+    else:
+        console.print(f"\n[bold green]All {len(day.checks)} checks hold.[/]")
+    if failed:
+        raise click.exceptions.Exit(CHECK_FAILED)

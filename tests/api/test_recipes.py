@@ -1,0 +1,87 @@
+"""Every recipe of docs/recipes.md, run as it stands there, over HTTP against a server of its
+own.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.cli.process import ServerProcess
+from ledger.storage import directory as data_directory
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+URL = "http://127.0.0.1:7447"
+BANK = "The bank"
+WANTED = {
+    "payroll",
+    "one partial capture",
+    "several captures",
+    "reversal",
+    "fee",
+    "foreign exchange",
+    "overdraft",
+    "blocked account",
+    "closing",
+    "business-day statement",
+}
+
+
+def recipes() -> dict[str, str]:
+    """Return the code of each section of the page, by its heading; line numbers are those of
+    the page.
+    """
+    found: dict[str, str] = {}
+    for match in re.finditer(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(), re.S | re.M):
+        blocks = list(re.finditer(r"^```python\n(.*?)^```$", match[2], re.S | re.M))
+        code = "\n".join(block[1] for block in blocks)
+        if code:
+            found[match[1]] = code
+    return found
+
+
+RECIPES = recipes()
+
+
+async def execute(name: str, scope: dict[str, Any]) -> None:
+    """Run a section's code, which may await at its top level, as ``python -m asyncio`` would."""
+    tree = ast.parse(RECIPES[name].replace(URL, scope["url"]))
+    compiled = compile(
+        tree, f"docs/recipes.md: {name}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    running = eval(compiled, scope)
+    if inspect.isawaitable(running):
+        await running
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != BANK])
+async def test_recipe(name: str, tmp_path: Path) -> None:
+    data_directory.create(tmp_path / "data")
+    with ServerProcess(tmp_path / "data") as server:
+        scope: dict[str, Any] = {"url": server.url}
+        try:
+            await execute(BANK, scope)
+            await execute(name, scope)
+            lines = await scope["client"].trial_balance()
+            for ledger in {line.ledger for line in lines}:
+                of_ledger = [line for line in lines if line.ledger == ledger]
+                assert sum(line.debits_posted - line.credits_posted for line in of_ledger) == 0
+        finally:
+            if "client" in scope:
+                await scope["client"].close()
+
+
+def test_every_recipe_checks_what_it_says() -> None:
+    for name, code in RECIPES.items():
+        asserts = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Assert)]
+        assert asserts, f"{name} asserts nothing"
+
+
+def test_the_page_has_the_recipes_that_it_must_have() -> None:
+    headings = " ".join(RECIPES).lower()
+    assert not [name for name in WANTED if name not in headings]
