@@ -22,17 +22,31 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 import numpy as np
 from blake3 import blake3
-from ledger._ids import Filter, IdKeys, IdView, RecentTable
 
-from ledger import _ids, layout
-from ledger.errors import DataDamaged, DiskFailed, FormatTooNew
+from ledger import layout
+from ledger._ids import (
+    Filter,
+    IdKeys,
+    IdView,
+    RecentTable,
+    as_hits,
+    decode_chunk,
+    encode_chunk,
+    index_bits_of,
+    merge_records,
+    reference_width,
+    search_chunk,
+)
+from ledger.errors import DataDamaged, FormatTooNew
+from ledger.storage.environment import translated
 
 FORMAT: Final = 1
 FAN_OUT: Final = 4
@@ -274,8 +288,7 @@ class IdIndex:
             view = self._view
             parts = [view.recent_hits(candidates)]
             try:
-                with self._translated():
-                    parts.extend(self._run_hits(view.runs, candidates))
+                parts.extend(self._run_hits(view.runs, candidates))
             except _ChunkGone as gone:
                 if view is not self._view:
                     continue  # The run was merged away meanwhile; the new view has its records.
@@ -289,7 +302,7 @@ class IdIndex:
         if not chosen:
             return
         assert self._env is not None
-        with self._env.begin(db=self._tree, buffers=True) as transaction:
+        with self._translated(), self._env.begin(db=self._tree, buffers=True) as transaction:
             for run, places in chosen:
                 hashes = candidates["hash"][places]
                 order = np.argsort(hashes)
@@ -301,13 +314,13 @@ class IdIndex:
                 found: list[tuple[int, int]] = []
                 for start, stop in zip(starts, [*starts[1:], len(chunks)], strict=True):
                     body, count = self._chunk(transaction, run, int(chunks[start]))
-                    for place, reference in _ids.search_chunk(
+                    for place, reference in search_chunk(
                         body, count, hashes[start:stop], **run.packing
                     ):
                         found.append((int(places[start + place]), reference))
                 if found:
                     rows = np.array(found, np.uint64)
-                    yield _ids.as_hits(rows[:, 0], rows[:, 1])
+                    yield as_hits(rows[:, 0], rows[:, 1])
 
     def _chunk(self, transaction: Any, run: Run, chunk: int) -> tuple[memoryview, int]:
         """Return a chunk's records, as they lie in the map, and their count."""
@@ -448,7 +461,7 @@ class IdIndex:
             count=len(hashes),
             base_block=table.first_block,
             last_block=table.last_block,
-            index_bits=_ids.index_bits_of(references),
+            index_bits=index_bits_of(references),
             low=low,
             high=high,
         )
@@ -485,7 +498,7 @@ class IdIndex:
             limit = ((window + 1) << 64) // windows
             parts = [cursor.take(limit) for cursor in cursors]
             while len(parts) > 1:
-                parts.append(_ids.merge_records(parts.pop(0), parts.pop(0)))
+                parts.append(merge_records(parts.pop(0), parts.pop(0)))
             writer.add(*parts[0])
             self._work(runs[0].level)
         if writer.added != count:
@@ -520,14 +533,9 @@ class IdIndex:
 
     # ---- LMDB ----
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError) as error:
-            raise DataDamaged(f"index of ids: {error}") from error
-        except lmdb.Error as error:
-            raise DiskFailed(f"index of ids: {error}") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        assert self._env is not None
+        return translated(Path(self._env.path()))
 
     def _index_value(self, *, floor: int, largest: int) -> bytes:
         return _sealed(
@@ -643,7 +651,7 @@ class _RunWriter:
         self._index_bits = index_bits
         self._low = low
         self._high = high
-        self._width = _ids.reference_width(base_block, last_block, index_bits)
+        self._width = reference_width(base_block, last_block, index_bits)
         self._chunk_records = (CHUNK_BYTES - _DIGEST - _CHUNK.size) // (8 + self._width)
         self._filter: Any = Filter.empty(count=count, bits_per_id=FILTER_BITS, low=low, high=high)
         self._hashes = np.empty(0, np.uint64)
@@ -680,7 +688,7 @@ class _RunWriter:
 
     def _put_chunk(self, start: int, stop: int) -> None:
         hashes = self._hashes[start:stop]
-        body = _ids.encode_chunk(
+        body = encode_chunk(
             hashes,
             self._references[start:stop],
             base_block=self._base_block,
@@ -773,7 +781,7 @@ class _RunCursor:
                     body, count = self._index._chunk(transaction, run, self._chunk)
                 except _ChunkGone as gone:
                     raise DataDamaged(f"index of ids: {gone} is missing") from gone
-                more = _ids.decode_chunk(body, count, **run.packing)
+                more = decode_chunk(body, count, **run.packing)
                 hashes.append(more[0])
                 references.append(more[1])
                 self._chunk += 1
