@@ -43,6 +43,9 @@ class Config:
     snapshot_bytes_per_second: int = _knob(
         64 * MIB, "B/s", MIB, 16 * GIB, "rate at which the snapshot is written"
     )
+    snapshot_interval_ms: int = _knob(
+        5000, "ms", 1, 3_600_000, "between the beginnings of two passes of the snapshot"
+    )
     clock_jump_ns: int = _knob(5_000_000_000, "ns", 10**6, 10**12, "clock step that stops posting")
     body_bytes: int = _knob(8 * MIB, "B", 1 << 16, 256 * MIB, "largest HTTP request body")
     body_timeout_s: int = _knob(30, "s", 1, 3600, "time in which a request body must arrive")

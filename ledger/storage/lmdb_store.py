@@ -24,7 +24,7 @@ from ledger.storage.ids import IdIndex
 from ledger.storage.journal import LmdbJournal, LmdbReader
 from ledger.storage.recovery import recover
 from ledger.storage.resolve import Resolver
-from ledger.storage.snapshot import USUAL_PACE, LmdbPages, Pace, Snapshot
+from ledger.storage.snapshot import LmdbPages, Pace, Snapshot
 from ledger.storage.store import (
     Block,
     Core,
@@ -57,12 +57,12 @@ class LmdbStore:
         *,
         hook: Hook = no_hook,
         monotonic: Callable[[], float] = time.monotonic,
-        pace: Pace = USUAL_PACE,
+        pace: Pace | None = None,
     ) -> None:
         self._config = config
         self._hook = hook
         self._monotonic = monotonic
-        self._pace = pace
+        self._pace = pace or Pace(pass_interval_s=config.snapshot_interval_ms / 1000)
         self._directory = Directory(directory)
         self.instance = self._directory.instance
         self._journal: LmdbJournal | None = None

@@ -60,6 +60,8 @@ class Request:
     metadata: dict[int, bytes] = field(default_factory=dict)
     binary: bool = True
     dry_run: bool = False
+    repeated: bool = False
+    """Whether some of its ids were sent before, in another request."""
     results: np.ndarray | None = None
     position: tuple[int, int] | None = None
 
@@ -241,7 +243,7 @@ class Traffic:
         return self._request("transfers", rows)
 
     def _refused(self) -> Request:
-        rows = []
+        rows, repeated = [], False
         for _ in range(self.rng.randint(1, 6)):
             row = self.transfer()
             match self.rng.randrange(5):
@@ -257,10 +259,11 @@ class Traffic:
                 case 4 if self.burned:
                     row = layout.record_dict(self.rng.choice(self.burned))
                     row["timestamp"] = 0
+                    repeated = True
                 case _:
                     row |= {"flags": flags("post_pending_transfer"), "pending_id": self.new_id()}
             rows.append(row)
-        return self._request("transfers", rows)
+        return self._request("transfers", rows, repeated=repeated)
 
     def _balancing(self) -> Request:
         side = self.rng.choice(("balancing_debit", "balancing_credit"))
@@ -276,7 +279,7 @@ class Traffic:
         events = old.events.copy()
         if old.kind == "transfers" and self.rng.random() < 0.3:
             events["user_data_64"] ^= np.uint64(1)
-        return self._request(old.kind, events, metadata=old.metadata)
+        return self._request(old.kind, events, metadata=old.metadata, repeated=True)
 
     def _new_accounts(self) -> Request:
         return self._request("accounts", [self._account() for _ in range(self.rng.randint(1, 5))])
@@ -357,14 +360,16 @@ class BalanceSeen:
 
 @dataclass(frozen=True, slots=True)
 class LineSeen:
-    """A line of GET /v1/accounts/{id}/transfers."""
+    """A line of GET /v1/accounts/{id}/transfers: the balances after an entry of the account."""
 
     account_id: int
+    position: tuple[int, int]
+    entry_number: int
     transfer_id: int
     timestamp: int
     amount: int
     side: str
-    balance: int
+    sums: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -588,11 +593,13 @@ class Load:
                         self.seen.lines.append(
                             LineSeen(
                                 account,
+                                parse_position(line["position"]),
+                                int(line["entry_number"]),
                                 int(line["id"]),
                                 int(line["timestamp"]),
                                 int(line["amount"]),
                                 line["side"],
-                                int(line["balance"]),
+                                _sums(line),
                             )
                         )
                 case _:

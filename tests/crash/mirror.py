@@ -229,27 +229,29 @@ class Mirror:
         if not inherits and not event["flags"] & _BALANCING:
             self._require(bool(event["amount"] == record["amount"]), f"{what}: another amount")
 
-    def compare_resent(self, requests: list[Request], known: dict[int, bool]) -> None:
-        """Check the second answers to requests whose outcome was unknown; ``known`` says which had
-        taken effect."""
-        for request in requests:
-            assert request.results is not None
-            created = bool(np.any(request.results["status"] == layout.CREATED))
-            if known[request.number] and created:
-                raise Mismatch(f"request {request.number} took effect twice, in parts")
-
-    def took_effect(self, request: Request) -> bool:
-        """Whether a request whose outcome is unknown is in the journal: all in one block, as it
-        must be."""
-        found = set()
+    def took_effect(self, request: Request, first_block: int) -> bool:
+        """Whether a request without an answer is in the journal, from a block on; raise Mismatch
+        when it is there in parts."""
+        blocks = set()
         for event in request.events:
             identifier = layout.to_int(event["id"])
             entry = self._stored(request.kind, identifier)
             if entry is None and request.kind == "transfers":
                 entry = self.burned.get(identifier)
-            if entry is not None:
-                found.add(entry.position[0])
-        return bool(found)
+            if entry is not None and entry.position[0] >= first_block:
+                blocks.add(entry.position[0])
+        if len(blocks) > 1 and not request.repeated:
+            raise Mismatch(f"request {request.number} is spread over blocks {sorted(blocks)}")
+        return bool(blocks)
+
+    def compare_resent(self, requests: list[Request], effective: set[int]) -> None:
+        """Check the second answers to requests without a first one; ``effective`` are the numbers
+        of those that were in the journal."""
+        for request in requests:
+            assert request.results is not None
+            created = int(np.count_nonzero(request.results["status"] == layout.CREATED))
+            if created and request.number in effective and not request.repeated:
+                raise Mismatch(f"request {request.number} took effect, and {created} events again")
 
     def compare_seen(self, seen: Seen) -> int:
         """Check everything the readers saw; return how many answers."""
@@ -266,24 +268,34 @@ class Mirror:
         for at in seen.balances:
             account = self.accounts[at.account_id][0]
             place = bisect_right(account.timestamps, at.at)
-            expected = account.sums[place - 1] if place else (0, 0, 0, 0)
-            self._require(
-                expected == at.sums, f"account {at.account_id} had other balances at {at.at}"
-            )
+            sums = account.sums[place - 1] if place else (0, 0, 0, 0)
+            self._require(sums == at.sums, f"account {at.account_id} had other balances at {at.at}")
         for line in seen.lines:
             entry = self.transfers.get(line.transfer_id)
             if entry is None:
                 raise Mismatch(f"transfer {line.transfer_id} was in a statement and is not there")
             slot = entry.debit_slot if line.side == "debit" else entry.credit_slot
             account = self.slots[slot]
-            self._require(account.id == line.account_id, "a statement's line of another account")
-            self._require(entry.timestamp == line.timestamp, "a statement's line of another time")
-            place = bisect_left(account.positions, entry.position)
-            _, debits, _, credits = account.sums[place]
+            number = bisect_left(account.positions, entry.position)
+            expected = (
+                account.id,
+                entry.position,
+                number,
+                entry.timestamp,
+                layout.to_int(entry.record["amount"]),
+                account.sums[number],
+            )
+            found = (
+                line.account_id,
+                line.position,
+                line.entry_number,
+                line.timestamp,
+                line.amount,
+                line.sums,
+            )
             self._require(
-                abs(debits - credits) == abs(line.balance)
-                and layout.to_int(entry.record["amount"]) == line.amount,
-                f"transfer {line.transfer_id}: another amount or balance was in a statement",
+                found == expected,
+                f"transfer {line.transfer_id} was otherwise in a statement: {found}, {expected}",
             )
         return seen.count
 
