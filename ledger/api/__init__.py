@@ -1,1 +1,2 @@
-"""The HTTP server: an aiohttp application over the engine. ``server.run`` serves; ``keys`` are made by the command line."""
+"""The HTTP server, an aiohttp application over the engine: ``server.run`` serves, ``keys`` are what
+the command line makes."""

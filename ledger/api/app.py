@@ -162,11 +162,14 @@ def _failed(
     if problem is None or problem.kind.status == 500:
         _LOG.error("request %s failed", request_id, exc_info=error)
         problem = problem or Problem("internal_error", "something went wrong inside of the server")
-    return web.Response(
+    response = web.Response(
         status=problem.kind.status,
         body=msgspec.json.encode(problem.document(request_id)),
         headers={"Content-Type": CONTENT_TYPE, **problem.headers},
     )
+    if "Connection" in problem.headers:
+        response.force_close()
+    return response
 
 
 def stop_following(app: web.Application) -> None:

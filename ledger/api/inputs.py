@@ -44,7 +44,13 @@ async def read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         raise Problem("body_too_large", f"more than {most} bytes") from None
     except web.RequestPayloadError:
-        raise Problem("malformed_body", "the transfer coding or compression is broken") from None
+        # What follows on this connection cannot be told from the body.
+        request.content.feed_eof()
+        raise Problem(
+            "malformed_body",
+            "the transfer coding or compression is broken",
+            headers={"Connection": "close"},
+        ) from None
     finally:
         context.metrics.body_bytes_in_flight -= reserved
 

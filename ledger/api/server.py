@@ -169,11 +169,13 @@ class Server:
     async def stop(self) -> None:
         """Take no new connections, answer what is under way, close. The engine is the caller's to
         stop, afterwards."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
         stop_following(self.app)
         if self._site is not None:
             await self._site.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await runner.cleanup()
 
 
 def run(
