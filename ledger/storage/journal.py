@@ -44,13 +44,23 @@ class LmdbReader:
         with transaction.cursor(db=blocks) as cursor:
             self.last_block = int.from_bytes(cursor.key(), "big") if cursor.last() else -1
 
+    def _get(self, number: int, tree: Any) -> Any:
+        try:
+            return self._transaction.get(key_of(number), db=tree)
+        except lmdb.Error as error:
+            # LMDB compares what it finds with what it expects, as far as it goes.
+            what = f"block {number if tree is self._blocks else number >> layout.INDEX_BITS}"
+            raise DataDamaged(
+                f"{what} cannot be read from the journal ({error}): {ADVICE}"
+            ) from error
+
     def block(self, number: int) -> Any:
         """Return the BlockView of a durable block; see ``store.Reader``."""
         view = self._views.get(number)
         if view is None:
             if not 0 <= number <= self.last_block:
                 raise LookupError(f"block {number} is not stored: the last is {self.last_block}")
-            value = self._transaction.get(key_of(number), db=self._blocks)
+            value = self._get(number, self._blocks)
             if value is None:
                 raise DataDamaged(f"block {number} is missing from the journal: {ADVICE}")
             view = BlockView(value, number=number)
@@ -62,11 +72,11 @@ class LmdbReader:
     def value(self, number: int) -> bytes:
         """Return the stored bytes of a durable block; see ``store.Reader``."""
         self.block(number)
-        return bytes(self._transaction.get(key_of(number), db=self._blocks))
+        return bytes(self._get(number, self._blocks))
 
     def metadata(self, position: int) -> bytes | None:
         """Return the canonical metadata of an entry; see ``store.Reader``."""
-        value = self._transaction.get(key_of(position), db=self._metadata)
+        value = self._get(position, self._metadata)
         if value is not None:
             return unpack_metadata(position, bytes(value))
         block = self.block(position >> layout.INDEX_BITS)

@@ -8,6 +8,7 @@ same answers, and all of it is so after another start.
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import queue as queue_module
@@ -122,6 +123,7 @@ def mask_of(place: int) -> int:
 def examine(places: list[int], progress: object, findings: object) -> None:
     """In a child: change each byte in turn and compare the replies; note what is neither detected
     nor harmless."""
+    logging.disable()  # It would say of thousands of directories what was rebuilt.
     files, expected = original()
     spread = [(name, offset) for name, data in files.items() for offset in range(len(data))]
     with tempfile.TemporaryDirectory(dir=MEMORY) as root:
