@@ -560,6 +560,13 @@ class IdIndex:
                 found = cursor.next()
             if runs and value is None:
                 raise DataDamaged("index of ids: there are runs, but its head is missing")
+            covered = -1
+            for run in sorted(runs, key=lambda run: run.base_block):
+                if run.base_block != covered + 1:
+                    break
+                covered = run.last_block
+            if covered != self._floor:
+                raise DataDamaged(f"index of ids: no run has the ids after block {covered}")
             known = {run.number for run in runs}
             for prefix in (b"chunk", b"filter"):
                 number = 0

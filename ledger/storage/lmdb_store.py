@@ -23,7 +23,7 @@ from ledger.storage.environment import disk_error, open_environment
 from ledger.storage.ids import IdIndex
 from ledger.storage.journal import LmdbJournal, LmdbReader
 from ledger.storage.recovery import recover
-from ledger.storage.resolve import Resolver
+from ledger.storage.resolve import REBUILD, Resolver
 from ledger.storage.snapshot import LmdbPages, Pace, Snapshot
 from ledger.storage.store import (
     Block,
@@ -185,7 +185,10 @@ class LmdbStore:
         """See ``store.Store``."""
         assert self._journal is not None
         self._journal.append(block.number, value, metadata_of(block))
-        self._ids.maintain(block.number)
+        try:
+            self._ids.maintain(block.number)
+        except DataDamaged as error:
+            raise DataDamaged(f"{error}: {REBUILD}") from error
 
     def snapshot_step(self, core: Core, durable: int) -> None:
         """See ``store.Store``."""

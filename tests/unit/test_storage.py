@@ -34,6 +34,7 @@ from ledger.errors import (
 )
 from ledger.storage import backup, directory, pages, space
 from ledger.storage.environment import MAP_BYTES, open_environment
+from ledger.storage.ids import IdIndex
 from ledger.storage.journal import LmdbJournal
 from ledger.storage.lmdb_store import LmdbStore
 from ledger.storage.snapshot import LmdbPages, Pace, Snapshot
@@ -74,8 +75,15 @@ def test_a_directory_is_made_once_and_only_where_nothing_is(tmp_path):
 def test_a_creation_that_was_cut_off_is_done_again(tmp_path):
     path = tmp_path / "data"
     directory.create(path)
-    (path / directory.FORMAT_FILE).unlink()
+    # The journal gets its name last.
+    (path / directory.JOURNAL).rename(path / (directory.JOURNAL + ".new"))
+    with pytest.raises(ConfigurationError, match="repeat 'sanyuan init"):
+        directory.Directory(path)
     assert len(directory.create(path)) == 16
+    directory.Directory(path).close()
+    (path / directory.FORMAT_FILE).unlink()
+    with pytest.raises(ConfigurationError, match="not empty"):
+        directory.create(path)
 
 
 def test_a_second_process_is_told_who_has_the_directory(tmp_path):
@@ -690,6 +698,30 @@ def test_ids_are_resolved_from_blocks_in_flight_as_from_the_journal(filled):
         value for value in (times[:20] + 1).tolist() if value in times
     ]
     bank.store.close()
+
+
+def test_a_run_of_ids_that_cannot_be_found_is_damage(tmp_path):
+    environment, trees = open_environment(tmp_path, trees=IdIndex.TREES)
+    index = IdIndex(INSTANCE, 1024, environment)
+    entries = np.zeros(600, layout.ENTRY)
+    entries["kind"] = layout.ENTRY_KINDS["transfer"][0]
+    for number in range(3):
+        entries["record"]["id"]["lo"] = np.arange(600) + 1 + 1000 * number
+        index.insert_block(entries, number)
+        index.maintain(number)
+    index.drain()
+    assert index.floor >= 0
+    index.close()
+    with environment.begin(write=True) as transaction:
+        tree = trees[IdIndex.TREES[0]]
+        cursor = transaction.cursor(db=tree)
+        assert cursor.set_range(b"run")
+        key, value = cursor.item()
+        transaction.delete(key, db=tree)
+        transaction.put(b"\xf2" + key[1:], value, db=tree)
+    with pytest.raises(DataDamaged, match="no run has the ids"):
+        IdIndex(INSTANCE, 1024, environment)
+    environment.close()
 
 
 # ---- a full disk ----
