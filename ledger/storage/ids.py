@@ -310,6 +310,8 @@ class IdIndex:
                 chunks = np.searchsorted(run.fences, hashes, side="right") - 1
                 # A hash below the first fence is in no chunk.
                 first = int(np.searchsorted(chunks, 0))
+                if first == len(chunks):
+                    continue
                 starts = (np.flatnonzero(np.diff(chunks[first:], prepend=-1)) + first).tolist()
                 found: list[tuple[int, int]] = []
                 for start, stop in zip(starts, [*starts[1:], len(chunks)], strict=True):

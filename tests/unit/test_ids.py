@@ -255,6 +255,20 @@ def test_few_unknown_ids_are_candidates(env):
     index.close()
 
 
+def test_hashes_below_all_of_a_run_are_in_none_of_its_chunks(env):
+    index = IdIndex(INSTANCE, 2048, env)
+    fill(index, blocks=4, size=1024)
+    run = index._view.runs[0]
+    below = np.zeros(200_000, layout.DTYPES["CANDIDATE"])
+    below["hash"] = np.random.default_rng(1).integers(0, int(run.fences[0]), len(below), np.uint64)
+    below["namespace"] = layout.NAMESPACES["administrative"][0]
+    passed = run.filter.select(below)
+    assert len(passed)
+    for place in passed[:50].tolist():
+        assert len(index.lookup(below[place : place + 1])) == 0
+    index.close()
+
+
 def test_ordered_ids_need_no_filter(env):
     index = IdIndex(INSTANCE, 2048, env)
     for number in range(20):
