@@ -1,65 +1,39 @@
-"""The child of the power-loss test: one life of an engine over its real LMDB files, under load,
-recorded by the shim.
+"""The child of the power-loss test: ``sanyuan serve`` as it is, on a store that also writes notes.
 
-It answers as the server does, when the engine's future is done, by sending to a socket: the shim
-records what is sent in
-one order with the writes and syncs. Beside that it writes down the fingerprint of the state after
-each block, and its
-stored value's digest, taken while it runs. It ends without closing anything.
-
-The parent runs ``main`` in a process of its own.
+The notes are a digest of the state after each block and one of each stored block, taken while the
+server runs; they go to
+a file that the recorder does not watch. The background work of the store is cut into small pieces,
+so that much of it
+falls between two blocks.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import pickle
-import random
-import socket
-import struct
-from dataclasses import dataclass, field
+import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import lmdb
-import numpy as np
 from blake3 import blake3
 
-from ledger import layout
+from ledger import cli
 from ledger._pack import BlockView
+from ledger.cli import serve
 from ledger.config import Config
-from ledger.engine import Engine
-from ledger.storage import directory as data_directory
 from ledger.storage.lmdb_store import LmdbStore
 from ledger.storage.snapshot import Pace
-from tests.crash.load import DTYPES, Request, Traffic
 from tests.unit.test_core import fingerprint
 
-CONFIG: Final = Config(
-    holds=1 << 12,
-    recent_ids=1 << 10,
-    write_ahead_bytes=2 << 20,
-    disk_reserve_bytes=0,
-    snapshot_bytes_per_second=1 << 30,
-)
+KNOBS: Final = {
+    "holds": 1 << 12,
+    "recent_ids": 1 << 10,
+    "write_ahead_bytes": 2 << 20,
+    "disk_reserve_bytes": 0,
+    "snapshot_bytes_per_second": 1 << 30,
+}
+CONFIG: Final = Config(**KNOBS)
 PACE: Final = Pace(chunk_bytes=1 << 16, step_bytes=1 << 15, pass_interval_s=0.03)
-SENT: Final = struct.Struct("<8sq")
-"""What is sent for a reply: a mark, and the number of the last block that it may reflect."""
-MARK: Final = b"ANSWERED"
-
-
-@dataclass(slots=True)
-class Notes:
-    """What the lives of the engine wrote down, for the parent."""
-
-    traffic: Traffic
-    answered: list[Request] = field(default_factory=list)
-    unknown: list[Request] = field(default_factory=list)
-    states: dict[int, bytes] = field(default_factory=dict)
-    """Digest of the state after each block; -1 is the empty ledger."""
-    values: dict[int, bytes] = field(default_factory=dict)
-    """Digest of the stored value of each block."""
 
 
 def state_digest(core: Any) -> bytes:
@@ -75,97 +49,58 @@ def value_digest(view: Any) -> bytes:
 class WatchedStore(LmdbStore):
     """The store as it is, which notes the state after each block and the block's bytes."""
 
-    notes: Notes
+    notes: BinaryIO
+    _lock = threading.Lock()
+    _noted = -1
+
+    def __init__(self, directory: Path, config: Config) -> None:
+        super().__init__(directory, config, pace=PACE)
+
+    def _note(self, what: str, block: int, digest: bytes) -> None:
+        with self._lock:
+            pickle.dump((what, block, digest), self.notes)
+            self.notes.flush()
 
     def recover(self, core: Any, *rest: Any) -> Any:
         """See ``Store``."""
         found = super().recover(core, *rest)
-        self.notes.states[found.last_block] = state_digest(core)
+        self._note("state", found.last_block, state_digest(core))
+        self._noted = found.last_block
         return found
 
     def snapshot_step(self, core: Any, durable: int) -> None:
         """See ``Store``."""
-        if core.block_number not in self.notes.states:
-            self.notes.states[core.block_number] = state_digest(core)
+        if core.block_number != self._noted:
+            self._noted = core.block_number
+            self._note("state", core.block_number, state_digest(core))
         super().snapshot_step(core, durable)
 
     def append(self, value: bytes, block: Any) -> None:
         """See ``Store``."""
-        self.notes.values[block.number] = value_digest(BlockView(value))
+        self._note("value", block.number, value_digest(BlockView(value)))
         super().append(value, block)
 
 
-class Life:
-    """One life of the engine."""
+def read_notes(file: Path) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Return the digests of the states and of the stored blocks, by block; -1 is the empty ledger.
 
-    def __init__(self, engine: Engine, notes: Notes, reply_socket: socket.socket) -> None:
-        self.engine = engine
-        self.notes = notes
-        self._socket = reply_socket
-        self._ended = False
-
-    async def run(self, requests_max: int) -> None:
-        """Post so many requests over several connections, and read beside them."""
-        if not any(self.notes.traffic.accounts.values()):
-            for request in self.notes.traffic.opening():
-                await self._post(request)
-        readers = [asyncio.ensure_future(self._read()) for _ in range(2)]
-        share = requests_max // 4
-        await asyncio.gather(*(self._write(share) for _ in range(4)))
-        self._ended = True
-        await asyncio.gather(*readers)
-
-    async def _write(self, count: int) -> None:
-        for _ in range(count):
-            await self._post(self.notes.traffic.next())
-            await asyncio.sleep(random.random() * 0.004)
-
-    def _answer(self, block: int) -> None:
-        self._socket.send(SENT.pack(MARK, block))
-
-    async def _post(self, request: Request) -> None:
-        events = np.ascontiguousarray(request.events, DTYPES[request.kind])
-        future = self.engine.submit(
-            request.kind, events, metadata=request.metadata, dry_run=request.dry_run
-        )
-        reply = await asyncio.wrap_future(future)
-        request.results = reply.results
-        request.position = (
-            reply.position >> layout.INDEX_BITS,
-            reply.position & ((1 << layout.INDEX_BITS) - 1),
-        )
-        self._answer(reply.position >> layout.INDEX_BITS)
-        self.notes.answered.append(request)
-        self.notes.traffic.answered(request)
-
-    async def _read(self) -> None:
-        """What a read answers may be of a block that was decided only just now."""
-        while not self._ended:
-            future = self.engine.read(lambda core: (core.block_number, core.trial_balance()))
-            block, _ = await asyncio.wrap_future(future)
-            self._answer(block)
-            await asyncio.sleep(0.003)
+    Raises AssertionError when a recovery led to another state than the one noted before.
+    """
+    notes: dict[str, dict[int, bytes]] = {"state": {}, "value": {}}
+    with open(file, "rb") as opened:
+        while opened.peek(1):
+            what, block, digest = pickle.load(opened)
+            assert notes[what].setdefault(block, digest) == digest, (what, block)
+    return notes["state"], notes["value"]
 
 
-def main(directory: str, notes: str, requests_max: int, sync: bool) -> None:
-    """Live once and end as a crash does."""
+def main(directory: str, notes: str, sync: bool) -> None:
+    """Serve a directory until SIGTERM; without ``sync`` LMDB is told not to sync."""
     if not sync:
         opened = lmdb.open
         lmdb.open = lambda *given, **options: opened(
             *given, **(options | {"sync": False, "metasync": False})
         )
-    notes_file = Path(notes)
-    if notes_file.exists():
-        written = pickle.loads(notes_file.read_bytes())
-    else:
-        written = Notes(Traffic(1, large_events=120))
-        data_directory.create(Path(directory))
-    listener = socket.create_server(("127.0.0.1", 0))
-    reply_socket = socket.create_connection(listener.getsockname())
-    store = WatchedStore(Path(directory), CONFIG, pace=PACE)
-    store.notes = written
-    engine = Engine(store, CONFIG)
-    engine.start()
-    asyncio.run(Life(engine, written, reply_socket).run(requests_max))
-    notes_file.write_bytes(pickle.dumps(written))
-    os._exit(0)
+    with open(notes, "ab") as WatchedStore.notes:
+        serve.LmdbStore = WatchedStore
+        cli.main(["serve", directory, "--port", "0"])

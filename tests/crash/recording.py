@@ -98,7 +98,7 @@ def read_log(log: Path) -> Iterator[Record]:
     """
     with open(log, "rb") as opened:
         before, last = 0, 0
-        while header := opened.read(_HEADER.size):
+        while len(header := opened.read(_HEADER.size)) == _HEADER.size:
             magic, kind, flags, sequence, file, offset, size, begun, payload_size = _HEADER.unpack(
                 header
             )

@@ -43,7 +43,7 @@ enum kind {
 };
 
 enum { NEW = 1, TRUNCATED = 2, ZEROS = 4, SYNCED_WRITE = 8 };
-enum { MAGIC = 0x53594E43, DESCRIPTORS = 1 << 16, SENT_BYTES = 4096 };
+enum { MAGIC = 0x53594E43, DESCRIPTORS = 1 << 16, SENT_BYTES = 1 << 16 };
 
 struct header {
     uint32_t magic;
