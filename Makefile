@@ -89,8 +89,8 @@ lint: $(BUILT)
 debug: $(BUILT)
 	@SANYUAN_DEBUG=1 $(BIN)/python setup.py -q build --build-base build/debug --build-lib build/debug/lib
 	@PYTHONPATH=build/debug/lib LD_PRELOAD=$$($${CC:-cc} -print-file-name=libasan.so) \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 SANYUAN_DEBUG=1 \
-	  $(BIN)/pytest $(TESTS)
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 SANYUAN_DEBUG=1 PYTHONSAFEPATH=1 \
+	  $(BIN)/pytest --import-mode=append $(TESTS)
 
 .PHONY: clean
 clean:

@@ -589,7 +589,7 @@ class Client:
         policy = exists or self.exists
         as_created = policy == "always" or (policy == "after_retry" and answer.repeated)
         if binary:
-            results = decode_results_binary(answer.body)
+            results = decode_results_binary(answer.body).copy()
             statuses = results["status"]
             if as_created and not bool((statuses == layout.CREATED).all()):
                 chained = (events["flags"] & 1).astype(bool)

@@ -5,6 +5,7 @@ run.
 from __future__ import annotations
 
 import importlib
+import traceback
 from typing import Any, Final
 
 import click
@@ -60,13 +61,18 @@ class _Main(_Lazy):
 
     def invoke(self, context: click.Context) -> Any:
         # The ledger's exceptions become one line and an exit code, whichever command raises them.
-        from ledger.cli.console import fail
+        from ledger.cli.console import FAULT, fail
         from ledger.errors import LedgerError
 
         try:
             return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except (LedgerError, KeyboardInterrupt) as error:
             fail(error)
+        except Exception:
+            traceback.print_exc()
+            raise click.exceptions.Exit(FAULT) from None
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

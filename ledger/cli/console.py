@@ -4,10 +4,8 @@ work.
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -28,7 +26,6 @@ from ledger.errors import (
     DirectoryInUse,
     DiskFailed,
     FormatTooNew,
-    LedgerError,
     RequestRefused,
     Unavailable,
 )
@@ -52,6 +49,7 @@ EXIT_CODES: Final = {
 }
 """The exit codes of all commands; docs/operating.md has the same table."""
 CHECK_FAILED: Final = 1
+FAULT: Final = 70
 
 EPILOGUE: Final = "\b\nExit codes:\n" + "\n".join(
     f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
@@ -84,22 +82,7 @@ def exit_code(error: BaseException) -> int:
         (RequestRefused, 9),
         (KeyboardInterrupt, 130),
     ]
-    return next((code for kind, code in table if isinstance(error, kind)), 70)
-
-
-def failing_clearly(function: Callable[P, T]) -> Callable[P, T]:
-    """Turn the ledger's exceptions into one line on standard error and an exit code of the
-    table.
-    """
-
-    @functools.wraps(function)
-    def command(*arguments: P.args, **options: P.kwargs) -> T:
-        try:
-            return function(*arguments, **options)
-        except (LedgerError, KeyboardInterrupt) as error:
-            fail(error)
-
-    return command
+    return next((code for kind, code in table if isinstance(error, kind)), FAULT)
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -107,16 +90,6 @@ def fail(error: BaseException) -> NoReturn:
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
     click.echo(f"sanyuan: {message}", err=True)
     raise click.exceptions.Exit(exit_code(error))
-
-
-def run_async(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make a command of a coroutine."""
-
-    @functools.wraps(function)
-    def command(*arguments: P.args, **options: P.kwargs) -> T:
-        return asyncio.run(function(*arguments, **options))
-
-    return command
 
 
 def print_json(document: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,11 @@ def test_every_balance_is_the_banks_but_on_the_day_where_the_file_is_cut(tmp_pat
     with ServerProcess(tmp_path / "data") as server:
         command = [sys.executable, str(ROOT / "examples/berka.py"), "--url", server.url]
         done = subprocess.run(
-            [*command, "--json", str(DATA)], capture_output=True, text=True, check=False
+            [*command, "--json", str(DATA)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"},
         )
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
