@@ -1,7 +1,8 @@
 /* Keyed BLAKE3: any size one message at a time, equal sizes many at a time.
  *
- * The kernel for many messages is one text (_blake3_lanes.h) compiled for 4, 8 and 16 lanes; which
- * one runs is decided by the processor at run time. Nothing here allocates or fails.
+ * The kernel for many messages is one text (_blake3_lanes.h) compiled for 4, 8 and 16 lanes, that
+ * for one message is compiled for two instruction sets (_blake3_row.h) and written once without
+ * vectors; which one runs is decided by the processor at run time. Nothing here allocates or fails.
  */
 #ifndef SANYUAN_BLAKE3_H
 #define SANYUAN_BLAKE3_H
@@ -34,7 +35,41 @@ enum { B3_START = 1, B3_END = 2, B3_PARENT = 4, B3_ROOT = 8, B3_KEYED = 16,
     ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7)     \
     ROUND(11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
 
-/* ------------------------------------------------------------------ one message, any processor */
+#if defined(__clang__)
+#define B3_SHUFFLE1(type, a, ...) __builtin_shufflevector(a, a, __VA_ARGS__)
+#define B3_SHUFFLE2(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define B3_SHUFFLE1(type, a, ...) __builtin_shuffle(a, (type){__VA_ARGS__})
+#define B3_SHUFFLE2(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#define B3_X86 1
+#else
+#define B3_X86 0
+#endif
+
+/* The widest kernel that this processor runs; 1 where there is none. */
+static int b3_widest(void)
+{
+#if B3_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512bw"))
+        return 16;
+    if (__builtin_cpu_supports("avx2")) return 8;
+    return __builtin_cpu_supports("sse4.1") ? 4 : 1;
+#else
+    return 4;
+#endif
+}
+
+static int b3_width = 1;
+
+/* Choose a width (1, 4, 8 or 16, at most b3_widest()). */
+static void b3_choose(int width) { b3_width = width; }
+
+/* ------------------------------------------------------------------ one message */
 
 #define B3_SPIN(x, n) (((x) >> (n)) | ((x) << (32 - (n))))
 #define B3_MIX(a, b, c, d, x, y)                                    \
@@ -47,7 +82,7 @@ enum { B3_START = 1, B3_END = 2, B3_PARENT = 4, B3_ROOT = 8, B3_KEYED = 16,
     B3_MIX(s2, s7, s8, sd, m[mc], m[md]) B3_MIX(s3, s4, s9, se, m[me], m[mf])
 
 /* The compression function: 16 words out, of which the first 8 are the next chaining value. */
-static void b3_compress(const uint32_t *cv, const uint8_t *block, uint64_t counter, uint32_t size,
+static void b3_compress_plain(const uint32_t *cv, const uint8_t *block, uint64_t counter, uint32_t size,
     uint32_t flags, uint32_t *out)
 {
     uint32_t m[16];
@@ -61,6 +96,44 @@ static void b3_compress(const uint32_t *cv, const uint8_t *block, uint64_t count
     out[12] = sc ^ cv[4]; out[13] = sd ^ cv[5]; out[14] = se ^ cv[6]; out[15] = sf ^ cv[7];
     out[0] = s0 ^ s8; out[1] = s1 ^ s9; out[2] = s2 ^ sa; out[3] = s3 ^ sb;
     out[4] = s4 ^ sc; out[5] = s5 ^ sd; out[6] = s6 ^ se; out[7] = s7 ^ sf;
+}
+
+#if B3_X86
+typedef uint32_t b3_row __attribute__((vector_size(16)));
+typedef uint8_t b3_row_bytes __attribute__((vector_size(16)));
+typedef uint32_t b3_block __attribute__((vector_size(64)));
+
+#define B3_ROW_NAME b3_compress_sse
+#define B3_ROW_TARGET __attribute__((target("sse4.1")))
+#define B3_ROW_WIDE 0
+#include "_blake3_row.h"
+#undef B3_ROW_NAME
+#undef B3_ROW_TARGET
+#undef B3_ROW_WIDE
+
+#define B3_ROW_NAME b3_compress_avx512
+#define B3_ROW_TARGET __attribute__((target("avx512f,avx512vl,avx512bw")))
+#define B3_ROW_WIDE 1
+#include "_blake3_row.h"
+#undef B3_ROW_NAME
+#undef B3_ROW_TARGET
+#undef B3_ROW_WIDE
+#endif
+
+static inline void b3_compress(const uint32_t *cv, const uint8_t *block, uint64_t counter,
+    uint32_t size, uint32_t flags, uint32_t *out)
+{
+#if B3_X86
+    if (b3_width >= 16) {
+        b3_compress_avx512(cv, block, counter, size, flags, out);
+        return;
+    }
+    if (b3_width >= 4) {
+        b3_compress_sse(cv, block, counter, size, flags, out);
+        return;
+    }
+#endif
+    b3_compress_plain(cv, block, counter, size, flags, out);
 }
 
 /* The last compression of a chunk or of a parent, not yet made: it may turn out to be the root. */
@@ -130,20 +203,6 @@ static void b3_derive(const uint8_t *context, size_t size, uint8_t *out)
 
 /* ------------------------------------------------------------------ many messages in lanes */
 
-#if defined(__clang__)
-#define B3_SHUFFLE1(type, a, ...) __builtin_shufflevector(a, a, __VA_ARGS__)
-#define B3_SHUFFLE2(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define B3_SHUFFLE1(type, a, ...) __builtin_shuffle(a, (type){__VA_ARGS__})
-#define B3_SHUFFLE2(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
-#endif
-
-#if defined(__x86_64__) || defined(__i386__)
-#define B3_X86 1
-#else
-#define B3_X86 0
-#endif
-
 #define B3_LANES 4
 #if B3_X86
 #define B3_TARGET __attribute__((target("sse4.1")))
@@ -174,26 +233,6 @@ static void b3_derive(const uint8_t *context, size_t size, uint8_t *out)
 #undef B3_TARGET
 #undef B3_BYTE_SHUFFLE
 #endif
-
-/* The widest kernel that this processor runs; 1 where there is none. */
-static int b3_widest(void)
-{
-#if B3_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
-        && __builtin_cpu_supports("avx512bw"))
-        return 16;
-    if (__builtin_cpu_supports("avx2")) return 8;
-    return __builtin_cpu_supports("sse4.1") ? 4 : 1;
-#else
-    return 4;
-#endif
-}
-
-static int b3_width = 1;
-
-/* Choose a width (1, 4, 8 or 16, at most b3_widest()). */
-static void b3_choose(int width) { b3_width = width; }
 
 /* Fewer messages than this go one by one: a vector's time is that of two or three single ones. */
 #define B3_LANES_WORTH 3

@@ -20,7 +20,7 @@ from ledger._check cimport CHECK
 from ledger._holds cimport HOLD_EXPIRED, HOLD_OPEN, HOLD_POSTED, HOLD_VOIDED, hold_t
 from ledger._index cimport hash_id, index_entry_t, index_free, index_insert
 from ledger._layout cimport *
-from ledger._merkle cimport merkle_chain_many, merkle_leaves, merkle_root
+from ledger._merkle cimport merkle_chain_ordered, merkle_leaves, merkle_root
 from ledger._u128 cimport equal, is_zero, load, store, u128
 
 import numpy as np
@@ -40,7 +40,7 @@ cdef enum:
     DEBIT_COMMITTED = 1         # bits of entry_t.reserved, for the chains; never stored
     CREDIT_COMMITTED = 2
     RESOLVING = TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER
-    CHAIN_BATCH = 16            # independent account chains advanced together
+    CHAIN_BATCH = 1024          # links of account chains made together
 
 
 cdef class Committer(Books):
@@ -464,7 +464,7 @@ cdef class Committer(Books):
         once.
         """
         cdef const uint8_t[::1] seed_bytes = seed
-        cdef uint32_t count = block.count, index, queued = 0, check
+        cdef uint32_t count = block.count, index, queued = 0
         cdef uint8_t* leaves
         cdef uint8_t* digests = NULL
         cdef uint8_t root[32]
@@ -473,9 +473,7 @@ cdef class Committer(Books):
         cdef int side
         cdef uint16_t committed
         cdef uint32_t slot
-        cdef bint again
         cdef account_row_t* row
-        cdef uint32_t slots[CHAIN_BATCH]
         cdef uint8_t* heads[CHAIN_BATCH]
         cdef const uint8_t* leaf_of[CHAIN_BATCH]
         if seed_bytes.shape[0] != 32:
@@ -508,20 +506,16 @@ cdef class Committer(Books):
                             continue
                         slot = entry.debit_slot if side == 0 else entry.credit_slot
                         row = row_at(self.accounts, slot)
-                        again = queued == CHAIN_BATCH
-                        for check in range(queued):
-                            again = again or slots[check] == slot
-                        if again:
-                            merkle_chain_many(heads, leaf_of, queued)
-                            queued = 0
                         if (entry.debit.number if side == 0 else entry.credit.number) == 0:
                             memcpy(row.head, leaves + <size_t>32 * index, 32)
                             continue
-                        slots[queued] = slot
+                        if queued == CHAIN_BATCH:
+                            merkle_chain_ordered(heads, leaf_of, queued)
+                            queued = 0
                         heads[queued] = row.head
                         leaf_of[queued] = leaves + <size_t>32 * index
                         queued += 1
-                merkle_chain_many(heads, leaf_of, queued)
+                merkle_chain_ordered(heads, leaf_of, queued)
                 merkle_root(leaves, count, leaves + <size_t>32 * count, root)
             block.root = <bytes>root[:32]
         finally:

@@ -17,6 +17,9 @@ cdef void merkle_chain(uint8_t* head, const uint8_t* leaf) noexcept nogil
 cdef void merkle_chain_many(
     uint8_t** heads, const uint8_t** leaves, size_t count
 ) noexcept nogil
+cdef void merkle_chain_ordered(
+    uint8_t** heads, const uint8_t** leaves, size_t count
+) noexcept nogil
 cdef void blake3_keyed(
     const uint8_t* key, const uint8_t* message, size_t size, uint8_t* out
 ) noexcept nogil

@@ -5,7 +5,7 @@ message in each lane of a vector; the kernel is in ``_blake3.h``. All functions 
 ``cdef`` ones neither allocate nor fail.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ledger._layout cimport (
@@ -39,11 +39,17 @@ cdef extern from "_blake3.h" nogil:
     )
     void b3_salts(const uint32_t* key, uint32_t first, size_t count, uint8_t* out)
 
+cdef uint64_t SPREAD = 0x9E3779B97F4A7C15
+
 cdef enum:
     # Entries hashed together: the messages of a group stay in the first-level cache.
     GROUP = 32
     LANES_MAX = 16
     KINDS = 32
+    # Jobs of account chains put in order together.
+    WINDOW = 1024
+    PLACE_BITS = 11
+    PLACES = 1 << PLACE_BITS
     SIDE_DEBIT = 1
     SIDE_CREDIT = 2
     SIDE_OWN = 3
@@ -204,6 +210,57 @@ cdef void merkle_chain_many(
         first += size
 
 
+cdef void merkle_chain_ordered(
+    uint8_t** heads, const uint8_t** leaves, size_t count
+) noexcept nogil:
+    """Do ``merkle_chain(heads[i], leaves[i])`` in order of i; a head may come any number of times.
+
+    The n-th jobs of all heads do not depend on each other, so they are done together: one account
+    in every transfer holds up only itself.
+    """
+    cdef uint16_t last_of[PLACES]  # 1 + the last job of the head at that place
+    cdef uint16_t level_of[WINDOW]
+    cdef uint16_t ends[WINDOW + 1]
+    cdef uint8_t* sorted_heads[WINDOW]
+    cdef const uint8_t* sorted_leaves[WINDOW]
+    cdef size_t first = 0, size, index, place, level, levels
+    while first < count:
+        size = count - first
+        if size > WINDOW:
+            size = WINDOW
+        memset(last_of, 0, sizeof(last_of))
+        levels = 0
+        for index in range(size):
+            # Open addressing by the head's address; the table is at most half full.
+            place = <size_t>(<uint64_t>heads[first + index] * SPREAD >> (64 - PLACE_BITS))
+            while last_of[place] and (
+                heads[first + last_of[place] - 1] != heads[first + index]
+            ):
+                place = (place + 1) & (PLACES - 1)
+            level = level_of[last_of[place] - 1] + 1 if last_of[place] else 0
+            level_of[index] = <uint16_t>level
+            last_of[place] = <uint16_t>(index + 1)
+            if level == levels:
+                ends[level] = 0
+                levels += 1
+            ends[level] += 1
+        # Counting sort by level; afterwards ends[level] is the end of that level's jobs.
+        place = 0
+        for level in range(levels):
+            place += ends[level]
+            ends[level] = <uint16_t>(place - ends[level])
+        for index in range(size):
+            place = ends[level_of[index]]
+            ends[level_of[index]] += 1
+            sorted_heads[place] = heads[first + index]
+            sorted_leaves[place] = leaves[first + index]
+        place = 0
+        for level in range(levels):
+            merkle_chain_many(sorted_heads + place, sorted_leaves + place, ends[level] - place)
+            place = ends[level]
+        first += size
+
+
 cdef void blake3_keyed(
     const uint8_t* key, const uint8_t* message, size_t size, uint8_t* out
 ) noexcept nogil:
@@ -324,24 +381,28 @@ def chain(head, leaf) -> bytes:
     return (<char*>out)[:32]
 
 
-def chain_heads(heads, leaves) -> None:
-    """Advance each row of ``heads``, an ``(n, 32)`` array, by its row of ``leaves``, in place.
+def chain_heads(heads, leaves, which) -> None:
+    """Chain leaf i, a row of an ``(n, 32)`` array, to the row ``which[i]`` of ``heads``, in order.
 
-    Raises ``ValueError`` for other shapes.
+    ``heads``, an ``(m, 32)`` array of bytes, is changed in place. Raises ``ValueError`` for other
+    shapes and ``IndexError`` for a row that is not there.
     """
-    if heads.shape != leaves.shape or heads.ndim != 2 or heads.shape[1] != 32:
-        raise ValueError(f"heads {heads.shape} and leaves {leaves.shape} must be (n, 32)")
+    if len(which) != len(leaves) or heads.shape[1:] != (32,) or leaves.shape[1:] != (32,):
+        raise ValueError(f"heads {heads.shape}, leaves {leaves.shape}, {len(which)} places")
     cdef uint8_t[:, ::1] head_rows = heads
     cdef const uint8_t[:, ::1] leaf_rows = leaves
-    cdef uint8_t* head_starts[GROUP]
-    cdef const uint8_t* leaf_starts[GROUP]
-    cdef size_t count = len(heads), first = 0, size, index
+    cdef uint8_t* head_starts[WINDOW]
+    cdef const uint8_t* leaf_starts[WINDOW]
+    cdef Py_ssize_t count = len(which), first = 0, size, index, place
     while first < count:
-        size = min(count - first, <size_t>GROUP)
+        size = min(count - first, <Py_ssize_t>WINDOW)
         for index in range(size):
-            head_starts[index] = &head_rows[first + index, 0]
+            place = which[first + index]
+            if not 0 <= place < head_rows.shape[0]:
+                raise IndexError(f"there is no head {place}")
+            head_starts[index] = &head_rows[place, 0]
             leaf_starts[index] = &leaf_rows[first + index, 0]
-        merkle_chain_many(head_starts, leaf_starts, size)
+        merkle_chain_ordered(head_starts, leaf_starts, size)
         first += size
 
 

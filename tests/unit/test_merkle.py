@@ -138,17 +138,20 @@ def test_root_is_that_of_rfc_6962(lanes, count):
     assert _merkle.tree_root(leaves) == expected_root([row.tobytes() for row in leaves])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 15, 16, 33, 70])
-def test_chains(lanes, count):
+@pytest.mark.parametrize("hot", [0, 0.3, 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 33, 300, 2500])
+def test_chains(lanes, count, hot):
+    """Each account's leaves in order, whether one account takes none, some or all of them."""
     random = np.random.default_rng(count)
-    heads = random.integers(0, 256, (count, 32), np.uint8)
+    heads = random.integers(0, 256, (100, 32), np.uint8)
     leaves = random.integers(0, 256, (count, 32), np.uint8)
-    wanted = [
-        keyed(_merkle.KEYS["chain"], head.tobytes() + leaf.tobytes())
-        for head, leaf in zip(heads, leaves, strict=True)
-    ]
-    assert _merkle.chain(heads[0].tobytes(), leaves[0].tobytes()) == wanted[0]
-    _merkle.chain_heads(heads, leaves)
+    which = np.where(random.random(count) < hot, 7, random.integers(0, 100, count))
+    wanted = [head.tobytes() for head in heads]
+    for place, leaf in zip(which, leaves, strict=True):
+        wanted[place] = keyed(_merkle.KEYS["chain"], wanted[place] + leaf.tobytes())
+    first = _merkle.chain(heads[which[0]].tobytes(), leaves[0].tobytes())
+    assert first == keyed(_merkle.KEYS["chain"], heads[which[0]].tobytes() + leaves[0].tobytes())
+    _merkle.chain_heads(heads, leaves, which.tolist())
     assert [head.tobytes() for head in heads] == wanted
 
 
@@ -168,6 +171,7 @@ def test_wrong_sizes_are_refused():
         lambda: _merkle.block_leaves(entries, bytes(31)),
         lambda: _merkle.block_leaves(entries, bytes(32), np.zeros((1, 32), np.uint8)),
         lambda: _merkle.tree_root(np.zeros((2, 31), np.uint8)),
+        lambda: _merkle.chain_heads(np.zeros((1, 32), np.uint8), np.zeros((2, 32), np.uint8), [0]),
         lambda: _merkle.choose_lanes(3),
     ):
         with pytest.raises(ValueError):
