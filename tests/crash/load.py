@@ -432,6 +432,7 @@ class Load:
         requests_max: int | None = None,
         pause_s: float = 0.004,
         feed_after: str | None = None,
+        with_feed: bool = True,
     ) -> None:
         self.url = url
         self.traffic = traffic
@@ -440,13 +441,13 @@ class Load:
         self.unknown: dict[int, Request] = {}
         self.seen = Seen()
         self.feed_after = feed_after
-        self.connections_lost = 0
         self._resend = resend or []
         self._writers = writers
         self._readers = readers
         self._left = requests_max
         self._pause_s = pause_s
         self._session: aiohttp.ClientSession | None = None
+        self._with_feed = with_feed
         self._ended = False
 
     async def run(self, until: Callable[[], Any] | None = None) -> None:
@@ -458,7 +459,8 @@ class Load:
             killer = None if until is None else asyncio.ensure_future(until())
             work = [asyncio.ensure_future(self._write_all())]
             work += [asyncio.ensure_future(self._read(index)) for index in range(self._readers)]
-            work.append(asyncio.ensure_future(self._feed()))
+            if self._with_feed:
+                work.append(asyncio.ensure_future(self._feed()))
             try:
                 await asyncio.gather(*work)
                 if killer is not None:
@@ -574,10 +576,7 @@ class Load:
             )
             match rng.randrange(3):
                 case 0:
-                    done = [one for one in self.answered[-20:] if not one.dry_run]
-                    if not done:
-                        continue
-                    at = int(rng.choice(done).results["timestamp"][-1])  # type: ignore[index]
+                    at = self._recent_time(rng)
                     opened = int(body["timestamp"])
                     if at < opened:
                         continue
@@ -604,6 +603,16 @@ class Load:
                         )
                 case _:
                     pass
+
+    def _recent_time(self, rng: random.Random) -> int:
+        """The time of something that was created lately; 0 when nothing was."""
+        times = [
+            int(one.results["timestamp"][created[-1]])
+            for one in self.answered[-20:]
+            if one.results is not None and not one.dry_run
+            if len(created := np.flatnonzero(one.results["status"] == layout.CREATED))
+        ]
+        return rng.choice(times) if times else 0
 
     async def _feed(self) -> None:
         """Follow the change feed from where the last reader stopped."""

@@ -313,6 +313,7 @@ class Mirror:
             transfer_id = entry.record["pending_id" if entry.kind == "expiry" else "id"]
             self._require(
                 layout.to_int(transfer_id) == event.transfer_id
+                and layout.to_int(entry.record["amount"]) in (event.amount, 0)
                 and entry.timestamp == event.timestamp,
                 f"the event at {event.position} was fed with another transfer",
             )
