@@ -57,11 +57,13 @@ from ledger._schema cimport (
 )
 from ledger._text cimport REFUSED_RANGE, REFUSED_TYPE, parse_text_number, time_from_text
 
+cimport numpy as cnp
+
 import numpy as np
 
 from ledger import layout
 from ledger._canonical import canonical_metadata
-from ledger._schema import CONTENT_TYPES, SCHEMAS
+from ledger._schema import CONTENT_TYPES, SCHEMAS, decode_binary, decode_results_binary
 from ledger._writer import (
     encode_accounts,
     encode_events,
@@ -71,6 +73,8 @@ from ledger._writer import (
     format_time,
 )
 from ledger.errors import RequestRefused
+
+cnp.import_array()
 
 __all__ = [
     "CONTENT_TYPES",
@@ -96,6 +100,7 @@ cdef enum:
     NO_FIELD = 255
     NO_EVENT = 0xFFFFFFFF
     EVENTS_MAX = 8190
+    SMALL_BODY = 16384
 
     REFUSED_TIME = 22
     REFUSED_FLAG = 23
@@ -630,11 +635,15 @@ def decode_events(str kind not None, bytes body not None):
     cdef dict metadata = {}
     cdef uint8_t* place
     records = np.zeros(capacity, schema.dtype)
-    place = <uint8_t*><size_t>records.ctypes.data
+    place = <uint8_t*>cnp.PyArray_DATA(records)
     parse_begin(&p, schema, body, False)
     try:
-        with nogil:
+        if len(body) < SMALL_BODY:
+            # Letting go of the interpreter and waiting for it again would take longer than parsing.
             code = parse_body(&p, place, capacity, &count, &single)
+        else:
+            with nogil:
+                code = parse_body(&p, place, capacity, &count, &single)
         if code != SCAN_OK:
             raise _refusal(&p, code)
         for index in range(p.slice_count):
@@ -652,14 +661,14 @@ def decode_events(str kind not None, bytes body not None):
 
 
 def decode_object(str kind not None, bytes body not None):
-    """Return (record array of one, {raw field: its JSON bytes}, names of the fields given) of a body
-    that is one object; raise RequestRefused."""
+    """Return (record array of one, {raw field: its JSON bytes}, names of the fields given) of a
+    body that is one object; raise RequestRefused."""
     cdef Schema schema = SCHEMAS[kind]
     cdef parse_t p
     cdef int code
     cdef size_t index
     records = np.zeros(1, schema.dtype)
-    cdef uint8_t* place = <uint8_t*><size_t>records.ctypes.data
+    cdef uint8_t* place = <uint8_t*>cnp.PyArray_DATA(records)
     parse_begin(&p, schema, body, False)
     try:
         skip_space(&p.s)
@@ -703,8 +712,8 @@ def decode_page(str kind not None, str key not None, bytes body not None):
     cdef const uint8_t* start
     cdef size_t size = 0
     records, found = np.zeros(capacity, schema.dtype), np.zeros(capacity, "?")
-    cdef uint8_t* place = <uint8_t*><size_t>records.ctypes.data
-    cdef uint8_t* found_place = <uint8_t*><size_t>found.ctypes.data
+    cdef uint8_t* place = <uint8_t*>cnp.PyArray_DATA(records)
+    cdef uint8_t* found_place = <uint8_t*>cnp.PyArray_DATA(found)
     cdef dict others = {}
     wanted = key.encode()
     parse_begin(&p, schema, body, True)
@@ -770,7 +779,7 @@ def decode_ids(bytes body not None):
     cdef u128 value = 0
     cdef bint wrapped
     ids = np.zeros(capacity, layout.U128)
-    cdef uint8_t* place = <uint8_t*><size_t>ids.ctypes.data
+    cdef uint8_t* place = <uint8_t*>cnp.PyArray_DATA(ids)
     parse_begin(&p, schema, body, False)
     skip_space(&p.s)
     if p.s.at == p.s.end:
@@ -837,34 +846,6 @@ def decode_ids(bytes body not None):
         "wrong_type" if code == REFUSED_TYPE else "out_of_range",
         f"id {count}: {_expected(TYPE_ID, 16)}; the body must be an array of ids",
     )
-
-
-def decode_binary(str kind not None, bytes body not None):
-    """Return the record array over a body of 128-byte records (accounts, transfers), read-only,
-    without a copy.
-
-    Raises RequestRefused for its size.
-    """
-    dtype = SCHEMAS[kind].dtype
-    if not body:
-        raise RequestRefused("empty_request", "the body holds no event")
-    if len(body) % dtype.itemsize:
-        raise RequestRefused(
-            "wrong_record_size",
-            f"{len(body)} bytes are no whole number of {dtype.itemsize}-byte records",
-        )
-    if len(body) // dtype.itemsize > EVENTS_MAX:
-        raise RequestRefused("too_many_events", f"more than {EVENTS_MAX} events; split the request")
-    return np.frombuffer(body, dtype)
-
-
-def decode_results_binary(bytes body not None):
-    """Return the RESULT array of a binary answer; raise RequestRefused for its size."""
-    if len(body) % layout.RESULT.itemsize:
-        raise RequestRefused(
-            "wrong_record_size", f"{len(body)} bytes are no whole number of 16-byte results"
-        )
-    return np.frombuffer(body, layout.RESULT)
 
 
 def parse_id(str text not None):

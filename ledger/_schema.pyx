@@ -1,9 +1,12 @@
-"""The JSON forms of the records, from ledger.layout: one Schema for each kind, which parser and
+"""The wire forms of the records, from ledger.layout: one Schema for each kind, which parser and
 writer walk."""
 
 from libc.string cimport memset
 
+import numpy as np
+
 from ledger import layout
+from ledger.errors import RequestRefused
 
 _TYPES = {
     TYPE_AMOUNT: "amount", TYPE_ID: "id", TYPE_U64: "u64", TYPE_NUMBER: "number", TYPE_TIME: "time",
@@ -165,3 +168,34 @@ CONTENT_TYPES = {
     "results": "application/vnd.sanyuan.results",
 }
 """Media types of the binary forms: records as in docs/records.md, one after the other."""
+
+
+def decode_binary(str kind not None, bytes body not None):
+    """Return the record array over a body of 128-byte records (accounts, transfers), read-only,
+    without a copy.
+
+    Raises RequestRefused for its size.
+    """
+    dtype = SCHEMAS[kind].dtype
+    if not body:
+        raise RequestRefused("empty_request", "the body holds no event")
+    if len(body) % dtype.itemsize:
+        raise RequestRefused(
+            "wrong_record_size",
+            f"{len(body)} bytes are no whole number of {dtype.itemsize}-byte records",
+        )
+    if len(body) // dtype.itemsize > layout.REQUEST_EVENTS_MAX:
+        raise RequestRefused(
+            "too_many_events",
+            f"more than {layout.REQUEST_EVENTS_MAX} events; split the request",
+        )
+    return np.frombuffer(body, dtype)
+
+
+def decode_results_binary(bytes body not None):
+    """Return the RESULT array of a binary answer, writable; raise RequestRefused for its size."""
+    if len(body) % layout.RESULT.itemsize:
+        raise RequestRefused(
+            "wrong_record_size", f"{len(body)} bytes are no whole number of 16-byte results"
+        )
+    return np.frombuffer(body, layout.RESULT).copy()

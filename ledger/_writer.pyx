@@ -36,10 +36,14 @@ from ledger._schema cimport (
     schema_t,
 )
 
+cimport numpy as cnp
+
 import numpy as np
 
 from ledger import layout
 from ledger._schema import SCHEMAS, STATUS_NAMES
+
+cnp.import_array()
 
 cdef uint8_t[200] PAIRS
 cdef int _index
@@ -293,7 +297,7 @@ def encode_records(
     if metadata is not None:
         pairs = metadata.items() if isinstance(metadata, dict) else enumerate(metadata)
         metadata_by_index = {at: text for at, text in pairs if text}
-    place = <const uint8_t*><size_t>records.ctypes.data
+    place = <const uint8_t*>cnp.PyArray_DATA(records)
     count = len(records)
     b.data, b.used, b.capacity = NULL, 0, 0
     try:
@@ -431,9 +435,9 @@ def encode_accounts(
         len(details) == len(accounts) == len(credit_normal)
     ):
         raise TypeError("details and credit_normal must be those of the accounts")
-    place = <const uint8_t*><size_t>accounts.ctypes.data
-    details_place = <const uint8_t*><size_t>details.ctypes.data
-    normal_place = <const uint8_t*><size_t>credit_normal.ctypes.data
+    place = <const uint8_t*>cnp.PyArray_DATA(accounts)
+    details_place = <const uint8_t*>cnp.PyArray_DATA(details)
+    normal_place = <const uint8_t*>cnp.PyArray_DATA(credit_normal)
     count = len(accounts)
     b.data, b.used, b.capacity = NULL, 0, 0
     try:
@@ -488,7 +492,7 @@ def encode_events(str kind not None, records not None, *, metadata=None):
             continue
         if int(records[field["name"]].max(initial=0)) >> <object>len(field["names"]):
             raise ValueError("a reserved flag is set, which only the binary form can say")
-    place = <const uint8_t*><size_t>records.ctypes.data
+    place = <const uint8_t*>cnp.PyArray_DATA(records)
     count = len(records)
     b.data, b.used, b.capacity = NULL, 0, 0
     try:
@@ -526,7 +530,7 @@ def encode_results(
     cdef uint32_t status
     cdef bint first = True
     results = _packed(results, layout.RESULT)
-    place = <const uint8_t*><size_t>results.ctypes.data
+    place = <const uint8_t*>cnp.PyArray_DATA(results)
     count = len(results)
     b.data, b.used, b.capacity = NULL, 0, 0
     try:
@@ -574,7 +578,7 @@ def encode_ids(ids not None):
     cdef const uint8_t* place
     cdef u128 value
     ids = _packed(ids, layout.U128)
-    place = <const uint8_t*><size_t>ids.ctypes.data
+    place = <const uint8_t*>cnp.PyArray_DATA(ids)
     count = len(ids)
     b.data, b.used, b.capacity = NULL, 0, 0
     try:

@@ -3,6 +3,7 @@ all."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from ledger.engine import Engine
 
 _LOG: Final = logging.getLogger("sanyuan.api")
+_PROCESS: Final = os.urandom(6).hex()
+"""Asking the system for random bytes for each request would hand the interpreter to another thread
+each time."""
+_NUMBERS: Final = itertools.count(1)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
@@ -93,7 +98,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.perf_counter()
     context = request.app[CONTEXT]
     given = request.headers.get("X-Request-Id")
-    request_id = given if given and _GIVEN_ID.fullmatch(given) else os.urandom(8).hex()
+    request_id = given if given and _GIVEN_ID.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
     request[REQUEST_ID] = request_id
     route = _BY_NAME.get(request.match_info.route.name or "")
     context.metrics.in_flight += 1

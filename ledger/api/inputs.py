@@ -32,6 +32,8 @@ async def read_body(request: web.Request) -> bytes:
         raise too_many("bytes of bodies")
     context.metrics.body_bytes_in_flight += reserved
     try:
+        if request.content.is_eof():
+            return await request.read()
         async with asyncio.timeout(context.config.body_timeout_s):
             return await request.read()
     except TimeoutError:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ledger._books import ACCOUNT_DETAILS
-from ledger._canonical import NotCanonical, canonical, format_number
 
 from ledger import _codec, layout
+from ledger._books import ACCOUNT_DETAILS
+from ledger._canonical import NotCanonical, canonical, format_number
 from ledger.errors import RequestRefused
 
 KINDS = ("accounts", "transfers", "settings", "definitions", "business_date")
