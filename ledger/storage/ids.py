@@ -45,7 +45,7 @@ from ledger._ids import (
     reference_width,
     search_chunk,
 )
-from ledger.errors import DataDamaged, FormatTooNew
+from ledger.errors import DataDamaged, DiskFull, FormatTooNew
 from ledger.storage.environment import translated
 
 FORMAT: Final = 1
@@ -59,6 +59,8 @@ CHUNK_BYTES: Final = (1 << 16) - 16
 """A chunk and LMDB's page header fill 16 pages."""
 BATCH_BYTES: Final = 8 << 20
 """What one transaction of the background thread writes at most, about."""
+RETRY_S: Final = 1.0
+"""Seconds between attempts to write on a full disk."""
 WINDOW_RECORDS: Final = 1 << 16
 """Records that are merged at a time, about: what holds the GIL is short then."""
 _FIRST_TABLE: Final = 1 << 12
@@ -170,10 +172,12 @@ class IdIndex:
         self._stopping = False
         self._busy = False
         self._failure: Exception | None = None
+        self._full: DiskFull | None = None
         self._spare: Any = None
         self._thread: threading.Thread | None = None
         # Owned by the background thread once it runs:
         self._garbage: list[int] = []
+        self._unfinished: list[int] = []
         self._next_run = 1
         self._floor = -1
         self._largest_in_runs = 0
@@ -344,7 +348,8 @@ class IdIndex:
     def maintain(self, durable_block: int) -> None:
         """Say that all blocks up to this one are durable, so that their ids may be written as runs.
 
-        Returns at once. Raises what made the background thread fail, if anything did.
+        Returns at once. Raises what made the background thread fail, if anything did; a full disk
+        does not: the thread tries again, and the ids wait in memory.
         """
         if self._env is None:
             return
@@ -359,7 +364,10 @@ class IdIndex:
                 self._changed.notify_all()
 
     def drain(self) -> None:
-        """Wait until all that ``maintain`` allows is written and merged; raise what failed."""
+        """Wait until all that ``maintain`` allows is written and merged; raise what failed.
+
+        Raises DiskFull where it would wait for room on the disk.
+        """
         if self._env is None:
             return
         self.maintain(-1)
@@ -367,12 +375,15 @@ class IdIndex:
             self._changed.wait_for(
                 lambda: (
                     self._failure is not None
+                    or self._full is not None
                     or self._stopping
                     or not (self._busy or self._has_work())
                 )
             )
             if self._failure is not None:
                 raise self._failure
+            if self._full is not None:
+                raise self._full
 
     def close(self) -> None:
         """Stop the background thread, before the caller closes the environment."""
@@ -424,12 +435,20 @@ class IdIndex:
                 self._busy = True
             try:
                 with self._translated():
-                    self._work(None)
                     while self._garbage:
                         self._remove_chunks(self._garbage[-1])
                         self._garbage.pop()
+                    self._work(None)
+                self._full = None
             except _Stopped:
                 pass
+            except DiskFull as full:
+                self._garbage.extend(self._unfinished)
+                self._unfinished.clear()
+                with self._changed:
+                    self._full = full
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._stopping, timeout=RETRY_S)
             except Exception as error:
                 with self._changed:
                     self._failure = error
@@ -654,6 +673,7 @@ class _RunWriter:
         self._index = index
         self._number = index._next_run
         index._next_run += 1
+        index._unfinished.append(self._number)
         self._level = level
         self._base_block = base_block
         self._last_block = last_block
@@ -753,6 +773,7 @@ class _RunWriter:
             for run in replaced:
                 transaction.delete(_run_key(run.number))
             transaction.put(_INDEX_KEY, index._index_value(floor=floor, largest=largest))
+        index._unfinished.remove(self._number)
         return Run(
             number=self._number,
             level=self._level,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import _ids, layout
-from ledger.errors import DataDamaged, DiskFailed, FormatTooNew
+from ledger.errors import DataDamaged, DiskFull, FormatTooNew
 from ledger.storage import ids as storage_ids
 from ledger.storage.ids import IdIndex
 
@@ -463,15 +463,32 @@ def test_another_instance_and_a_newer_format_are_refused(env, monkeypatch):
         IdIndex(bytes(16), 1024, env)
 
 
-def test_a_failed_write_is_told(tmp_path):
-    with lmdb.open(str(tmp_path), map_size=1 << 18, max_dbs=1, sync=False) as env:
+def test_a_full_disk_is_waited_for(tmp_path, monkeypatch):
+    """The map stands for the disk: too small at first, then larger."""
+    monkeypatch.setattr(storage_ids, "RETRY_S", 0.01)
+    with lmdb.open(str(tmp_path), map_size=1 << 17, max_dbs=1, sync=False) as env:
         index = IdIndex(INSTANCE, 50_000, env)
-        with pytest.raises(DiskFailed):
-            fill(index, blocks=10, size=10_000)
-        with pytest.raises(DiskFailed):
-            index.maintain(100)
-        with pytest.raises(DiskFailed):
+        ids = random_ids(200_000, 0)
+        for number in range(20):
+            entries = np.zeros(10_000, layout.ENTRY)
+            entries["kind"] = KINDS["transfer"]
+            entries["record"]["id"] = ids[number * 10_000 : (number + 1) * 10_000]
+            index.insert_block(entries, number)
+            index.maintain(number)
+        with pytest.raises(DiskFull):
             index.drain()
+        index.maintain(19)
+        assert index.run_count == 0
+        assert len(index.lookup(index.candidates_of(ids, 0))) == len(ids)
+        env.set_mapsize(1 << 30)
+        while index.run_count == 0 or index._full is not None:
+            threading.Event().wait(0.01)
+        index.drain()
+        assert index.floor >= 16
+        assert len(index.lookup(index.candidates_of(ids, 0))) == len(ids)
+        with env.begin(db=env.open_db(b"runs")) as transaction:
+            numbers = {key[5:13] for key, _ in transaction.cursor() if key.startswith(b"chunk")}
+        assert len(numbers) == index.run_count
         index.close()
 
 
