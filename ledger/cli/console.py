@@ -5,6 +5,7 @@ work.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
@@ -13,7 +14,6 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -55,9 +55,11 @@ EPILOGUE: Final = "\b\nExit codes:\n" + "\n".join(
     f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
 )
 
-console: Final = Console(highlight=False)
+WIDTH: Final = None if sys.stdout.isatty() else 100
+"""Columns where there is no terminal to ask; rich would take 80."""
+console: Final = Console(highlight=False, width=WIDTH)
 """Standard output, for what a command is asked for."""
-notes: Final = Console(stderr=True, highlight=False)
+notes: Final = Console(stderr=True, highlight=False, width=WIDTH)
 """Standard error, for progress and for what went wrong."""
 
 
@@ -113,12 +115,11 @@ def bar(*, quiet: bool = False, unit: str = "") -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}", table_column=None),
         BarColumn(bar_width=32),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}", justify="right"),
         TextColumn(unit),
         TimeElapsedColumn(),
         console=notes,
         disable=quiet,
-        transient=not notes.is_terminal,
     )
 
 

@@ -13,7 +13,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +26,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ledger import layout
-from ledger.cli.console import CHECK_FAILED, bar, console, money, print_json
+from ledger.cli.console import CHECK_FAILED, bar, console, money, print_json, stages
 from ledger.cli.process import ServerProcess
 from ledger.client import Client, ClientError, Records
+from ledger.config import Config
 from ledger.storage import directory as data_directory
+from ledger.storage.verify import verify
 
 LEDGER: Final = 156
 """Chinese yuan, by the number of ISO 4217."""
@@ -37,7 +40,7 @@ CODE_NAMES: Final = {
     CUSTOMER: "customers",
     EMPLOYER: "employers",
     SHOP: "shops",
-    BANK_CASH: "cash at the central bank",
+    BANK_CASH: "central bank",
     INTEREST: "interest paid",
 }
 SALARY, PURCHASE, HOLD, INTEREST_PAYMENT, DEPOSIT = range(1, 6)
@@ -67,15 +70,35 @@ class Day:
     checks: list[Check] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
+    drawing: bool = False
     posted: int = 0
     seconds: float = 0.0
 
     def check(self, sentence: str, holds: bool) -> None:
         """Note something that must hold, and say it."""
         self.checks.append(Check(sentence, holds))
+        self.unsaid.append(f"  {'[green]✓[/]' if holds else '[red]✗[/]'} {sentence}")
+        if not self.drawing:
+            self.say_checks()
+
+    def say_checks(self) -> None:
+        """Print what was checked since the last time."""
         if not self.quiet:
-            mark = "[green]✓[/]" if holds else "[red]✗[/]"
-            console.print(f"  {mark} {sentence}")
+            for line in self.unsaid:
+                console.print(line, soft_wrap=True)
+        self.unsaid.clear()
+
+    @contextmanager
+    def bars(self) -> Iterator[Progress]:
+        """Draw progress; what is checked meanwhile is said afterwards."""
+        with bar(quiet=self.quiet) as display:
+            self.drawing = True
+            try:
+                yield display
+            finally:
+                self.drawing = False
+        self.say_checks()
 
     def say(self, text: str) -> None:
         """Begin a section."""
@@ -196,7 +219,7 @@ async def open_books(day: Day, client: Client, display: Progress) -> None:
     day.posted = 0
     day.seconds = 0.0
     day.latencies.clear()
-    capital = transfers(day, CASH_ID, EMPLOYER_IDS, 10**15, DEPOSIT, count=EMPLOYERS)
+    capital = transfers(day, CASH_ID, EMPLOYER_IDS, 10**12, DEPOSIT, count=EMPLOYERS)
     deposited = await client.create_transfers(capital)
     day.check(
         f"{opened:,} accounts opened",
@@ -229,6 +252,10 @@ async def post_the_day(day: Day, client: Client, display: Progress, purchases: i
     )
     created = await post_all(day, client.create_transfers, bought, display, "purchases")
     day.figures["purchases_declined"] = purchases - created
+    day.check(
+        f"{purchases - created:,} of {purchases:,} purchases were declined for want of money",
+        created > purchases * 0.99,
+    )
 
     held = transfers(
         day,
@@ -302,12 +329,18 @@ async def trial_balance(day: Day, client: Client, *, show: bool) -> dict[str, in
     }
     if show and not day.quiet:
         table = Table(box=None, padding=(0, 2), header_style="dim", show_footer=True)
-        table.add_column("", footer="sum")
-        table.add_column("accounts", justify="right")
-        table.add_column("debits", justify="right", footer=money(sums["debits_posted"]))
-        table.add_column("credits", justify="right", footer=money(sums["credits_posted"]))
+        table.add_column("", footer="sum", no_wrap=True)
+        table.add_column("accounts", justify="right", no_wrap=True)
+        table.add_column(
+            "debits", justify="right", no_wrap=True, footer=money(sums["debits_posted"])
+        )
+        table.add_column(
+            "credits", justify="right", no_wrap=True, footer=money(sums["credits_posted"])
+        )
         difference = sums["credits_posted"] - sums["debits_posted"]
-        table.add_column("credits - debits", justify="right", footer=money(difference))
+        table.add_column(
+            "credits - debits", justify="right", no_wrap=True, footer=money(difference)
+        )
         for line in lines:
             table.add_row(
                 CODE_NAMES.get(line.code, str(line.code)),
@@ -427,7 +460,7 @@ async def run(day: Day, directory: Path, purchases: int, posting_seconds: float)
     with ServerProcess(directory) as server:
         day.say(f"A server on {directory}, at {server.url}")
         async with Client(server.url) as client:
-            with bar(quiet=day.quiet) as display:
+            with day.bars() as display:
                 await open_books(day, client, display)
                 await post_the_day(day, client, display, purchases)
             day.say("The day is over")
@@ -461,9 +494,18 @@ async def run(day: Day, directory: Path, purchases: int, posting_seconds: float)
         day.figures["restart_seconds"] = round(recovered, 2)
         day.say(f"Started again: ready after {recovered:.1f} s")
         async with Client(server.url) as client:
-            with bar(quiet=day.quiet) as display:
+            with day.bars() as display:
                 await check_after_crash(day, client, crash, before, display)
         day.check("the server drains and stops when asked to", server.stop() == 0)
+    day.say("Every entry decided again, from the first block on")
+    with stages(quiet=day.quiet) as progress:
+        verdict = verify(directory, Config(), progress)
+    day.figures |= {"verified_entries": verdict.entries, "differences": verdict.difference_count}
+    day.check(
+        f"{verdict.entries:,} entries in {verdict.blocks:,} blocks, {verdict.accounts:,} accounts,"
+        f" {verdict.ids:,} ids: {verdict.difference_count:,} differences",
+        verdict.clean and verdict.entries > day.posted,
+    )
 
 
 @click.command()
@@ -473,7 +515,7 @@ async def run(day: Day, directory: Path, purchases: int, posting_seconds: float)
     help="Data directory to make; by default a temporary one that is removed at the end.",
 )
 @click.option("--customers", default=20_000, show_default=True, type=click.IntRange(100, 10**6))
-@click.option("--purchases", default=600_000, show_default=True, type=click.IntRange(1000, 10**8))
+@click.option("--purchases", default=1_500_000, show_default=True, type=click.IntRange(1000, 10**8))
 @click.option("--seconds", default=2.0, show_default=True, help="Posting before the kill.")
 @click.option("--seed", default=1, show_default=True, help="Of the random amounts and accounts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures and checks as JSON only.")
