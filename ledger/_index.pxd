@@ -1,7 +1,8 @@
 """Open-addressing tables from a 32-bit tag to a 32-bit value, as inline functions on a struct.
 
-Linear probing, at most seven eighths full, removal by backward shift. The tag is a part of the key's hash
-and decides the place, so a table grows without looking at the keys; who looks up compares the key itself.
+Linear probing, at most seven eighths full, removal by backward shift. The tag is a part of the
+key's hash and decides the place, so a table grows without looking at the keys; who looks up
+compares the key itself.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -269,8 +269,8 @@ cdef inline int skip_string(scanner_t* s) noexcept nogil:
 
 
 cdef inline int skip_value(scanner_t* s, int outer) noexcept nogil:
-    """Any value inside of `outer` others, with everything in it checked: grammar, UTF-8, surrogates,
-    depth. Keys that repeat are not seen."""
+    """Any value inside of `outer` others, with everything in it checked: grammar, UTF-8,
+    surrogates, depth. Keys that repeat are not seen."""
     cdef uint8_t closing[SCAN_DEPTH_MAX]
     cdef int depth = 0, code
     cdef uint8_t c

@@ -1,4 +1,5 @@
-"""128-bit unsigned arithmetic: records hold {lo, hi}, sums are made in the compiler's own 128-bit type."""
+"""128-bit unsigned arithmetic: records hold {lo, hi}, sums are made in the compiler's own
+128-bit type."""
 
 from libc.stdint cimport uint64_t
 
@@ -11,9 +12,15 @@ cdef extern from *:
     static inline sanyuan_u128 sanyuan_u128_make(unsigned long long lo, unsigned long long hi) {
         return ((sanyuan_u128)hi << 64) | lo;
     }
-    static inline unsigned long long sanyuan_u128_lo(sanyuan_u128 v) { return (unsigned long long)v; }
-    static inline unsigned long long sanyuan_u128_hi(sanyuan_u128 v) { return (unsigned long long)(v >> 64); }
-    static inline unsigned long long sanyuan_multiply_fold(unsigned long long a, unsigned long long b) {
+    static inline unsigned long long sanyuan_u128_lo(sanyuan_u128 v) {
+        return (unsigned long long)v;
+    }
+    static inline unsigned long long sanyuan_u128_hi(sanyuan_u128 v) {
+        return (unsigned long long)(v >> 64);
+    }
+    static inline unsigned long long sanyuan_multiply_fold(
+        unsigned long long a, unsigned long long b
+    ) {
         sanyuan_u128 p = (sanyuan_u128)a * b;
         return (unsigned long long)p ^ (unsigned long long)(p >> 64);
     }

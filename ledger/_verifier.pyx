@@ -43,7 +43,7 @@ cdef class Verifier(Core):
         count = block.count
         for index in range(count):
             stored = &block.rows[index]
-            # Stored entries name their accounts by slot; nothing but the books says whose slot it is.
+            # Stored entries name their accounts by slot; only the books say whose slot it is.
             if stored.debit_slot < self.accounts.count:
                 stored.record.debit_account_id = row_at(self.accounts, stored.debit_slot).id
             if stored.credit_slot < self.accounts.count:

@@ -604,7 +604,7 @@ RECORDS: Final = (
     Record(
         "DEFINITION",
         "definition_t",
-        "An event that declares a ledger or a code, names in its metadata; a later one replaces it.",
+        "Declares a ledger or a code, with names in its metadata; a later one replaces it.",
         (
             Field("id", "u128", "the event's own permanent id"),
             Field("reserved_1", "u128", "0"),

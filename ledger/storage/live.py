@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
+
+from ledger.errors import ConfigurationError, DirectoryInUse
 from ledger.storage.directory import LOCK_FILE, Directory, read_format
 from ledger.storage.environment import MAP_BYTES, READERS_MAX, translated
 from ledger.storage.journal import LmdbJournal, LmdbReader
-
-from ledger.errors import ConfigurationError, DirectoryInUse
 
 
 @contextmanager

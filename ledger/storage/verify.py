@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from ledger import layout
 from ledger._core import Core
 from ledger._merkle import block_hash
 from ledger._verifier import Verifier
+from ledger.config import Config
+from ledger.errors import DataDamaged
 from ledger.storage.lmdb_store import LmdbStore
 from ledger.storage.recovery import read_block
 from ledger.storage.store import NO_HASH, Progress, no_progress
-
-from ledger import layout
-from ledger.config import Config
-from ledger.errors import DataDamaged
 
 DIFFERENCES_MAX: Final = 100
 """Differences that are told in words; all are counted."""

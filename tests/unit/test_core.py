@@ -6,11 +6,11 @@ import random
 
 import numpy as np
 import pytest
+
+from ledger import layout
 from ledger._block import Block
 from ledger._core import Core
 from ledger._verifier import Verifier
-
-from ledger import layout
 from ledger.errors import DataDamaged, Unavailable
 
 LINKED = layout.flag_mask("TRANSFER", "linked")

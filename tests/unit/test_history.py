@@ -4,12 +4,12 @@ import random
 
 import numpy as np
 import pytest
+
+from ledger import layout
 from ledger._block import Block
 from ledger._core import Core
 from ledger._history import History
 from ledger._pack import BlockView, build_header, encode_block
-
-from ledger import layout
 from ledger.errors import DataDamaged
 
 KIND = {name: number for name, (number, _) in layout.ENTRY_KINDS.items()}

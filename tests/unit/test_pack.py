@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger._pack import BlockView, build_header, crc32c, encode_block
 
 from ledger import _checksum, layout
+from ledger._pack import BlockView, build_header, crc32c, encode_block
 from ledger.errors import DataDamaged, FormatTooNew
 
 ACCOUNT = layout.ENTRY_KINDS["account"][0]
