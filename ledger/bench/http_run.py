@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -19,85 +15,17 @@ from ledger import layout
 from ledger.bench import measure
 from ledger.bench.engine_run import Progress, RunFailed, Workload, require_created
 from ledger.bench.generate import Generator
+from ledger.cli.process import ServerProcess
 from ledger.errors import LedgerError
+from ledger.storage.directory import create
 
 ENCODINGS: Final = ("binary", "json")
-READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 120.0
 _TYPES: Final = {
     "accounts": "application/vnd.sanyuan.accounts",
     "transfers": "application/vnd.sanyuan.transfers",
 }
 _RESULTS: Final = "application/vnd.sanyuan.results"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """A server process of its own on a fresh data directory, ended with ``stop``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.url = ""
-        self._directory = directory
-        self._log = directory.with_suffix(".log").open("wb")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Make the directory and start the process; ``wait_ready`` tells when it serves."""
-        command = [sys.executable, "-m", "ledger.cli"]
-        made = subprocess.run(
-            [*command, "init", str(self._directory)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        if made.returncode != 0:
-            raise LedgerError(f"sanyuan init failed; see {self._log.name}")
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [*command, "serve", str(self._directory), "--port", str(port)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        assert self._process is not None
-        return self._process.pid
-
-    async def wait_ready(self, session: aiohttp.ClientSession) -> None:
-        """Return when the server takes requests; raise LedgerError when it ends or stays silent."""
-        assert self._process is not None
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise LedgerError(f"the server ended at its start; see {self._log.name}")
-            try:
-                async with session.get(self.url + "/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                pass
-            await asyncio.sleep(0.05)
-        raise LedgerError(f"the server was not ready after {READY_TIMEOUT_S:.0f} s")
-
-    def stop(self) -> None:
-        """Stop the server as an operator would, so that it drains; wait for its end."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                raise LedgerError(f"the server did not stop in {STOP_TIMEOUT_S:.0f} s") from None
-        self._log.close()
 
 
 class _Poster:
@@ -216,32 +144,33 @@ async def _metric(session: aiohttp.ClientSession, url: str, name: str) -> float 
 
 
 async def _measured(
-    workload: Workload, server: Server, directory: Path, encoding: str, connections: int,
+    workload: Workload, server: ServerProcess, directory: Path, encoding: str, connections: int,
     progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     generator = workload.generator()
     limit = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=limit) as session:
-        await server.wait_ready(session)
-        empty_memory = measure.anonymous_memory(server.pid)
+        empty_memory = measure.anonymous_memory(server.process.pid)
         await _post_accounts(
             _Poster(session, server.url, "accounts", "binary"),
             generator,
             workload.accounts,
             progress,
         )
-        account_memory = measure.anonymous_memory(server.pid) - empty_memory
-        syncs_before = await _metric(session, server.url, "sanyuan_device_syncs_total")
+        account_memory = measure.anonymous_memory(server.process.pid) - empty_memory
+        syncs_before = await _metric(session, server.url, "sanyuan_engine_device_syncs_total")
         used_before = measure.allocated_bytes(directory)
-        cpu_before = measure.cpu_seconds() + _process_cpu(server.pid)
+        cpu_before = measure.cpu_seconds() + _process_cpu(server.process.pid)
         poster = _Poster(session, server.url, "transfers", encoding)
         started = time.perf_counter()
         await _post_transfers(poster, generator, workload, connections, progress)
         answered = time.perf_counter()
-        cpu = measure.cpu_seconds() + _process_cpu(server.pid) - cpu_before
-        syncs_after = await _metric(session, server.url, "sanyuan_device_syncs_total")
+        cpu = measure.cpu_seconds() + _process_cpu(server.process.pid) - cpu_before
+        syncs_after = await _metric(session, server.url, "sanyuan_engine_device_syncs_total")
     stopping = time.perf_counter()
-    server.stop()
+    code = server.stop(STOP_TIMEOUT_S)
+    if code != 0:
+        raise LedgerError(f"the server ended with exit code {code}: {server.output}")
     drained = time.perf_counter() - stopping
     seconds = answered - started + drained
     syncs = None if None in (syncs_before, syncs_after) else int(syncs_after - syncs_before)  # type: ignore[operator]
@@ -286,18 +215,15 @@ def run(
     The clock stops when the server has drained and ended. Raises RunFailed and LedgerError.
     """
     measure.real_disk(directory.parent)
-    server = Server(directory)
-    server.start()
     try:
-        try:
-            import uvloop
+        import uvloop
 
-            runner: Any = uvloop.run
-        except ImportError:
-            runner = asyncio.run
+        runner: Any = uvloop.run
+    except ImportError:
+        runner = asyncio.run
+    create(directory)
+    with ServerProcess(directory) as server:
         figures: dict[str, Any] = runner(
             _measured(workload, server, directory, encoding, connections, progress)
         )
-        return figures
-    finally:
-        server.stop()
+    return figures
