@@ -602,9 +602,15 @@ class Engine:
         try:
             while self._turn():
                 pass
+            if self._fatal is None:
+                # All is durable: a current snapshot makes the next start short.
+                self.store.snapshot_all(self.core, self._durable_block)
         except BaseException as error:
             self._fail(error)
             self._fail_hand(self._engine_hand)
+        with self._lock:
+            self._engine_done = True
+            self._journal_wake.notify()
 
     def _turn(self) -> bool:
         """Wait for something to do and do it; False when the engine has stopped."""
@@ -644,9 +650,7 @@ class Engine:
                     reads = list(self._reads)
                     self._reads.clear()
                     return reads, may_decide
-                if self._stage == "stopping" and not self._pool:
-                    self._engine_done = True
-                    self._journal_wake.notify()
+                if self._stage == "stopping" and not self._pool and not self._in_flight:
                     return None
                 self._engine_waits = True
                 ticked = not self._engine_wake.wait(TICK_S)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import numpy as np
+import uvloop
 
 from ledger import layout
 from ledger.bench import measure
 from ledger.bench.engine_run import Progress, RunFailed, Workload, require_created
 from ledger.bench.generate import Generator
 from ledger.cli.process import ServerProcess
+from ledger.config import Config
 from ledger.errors import LedgerError
 from ledger.storage.directory import create
+from ledger.storage.lmdb_store import LmdbStore
 
 ENCODINGS: Final = ("binary", "json")
 STOP_TIMEOUT_S: Final = 120.0
@@ -25,6 +29,7 @@ _TYPES: Final = {
     "accounts": "application/vnd.sanyuan.accounts",
     "transfers": "application/vnd.sanyuan.transfers",
 }
+_SYNCS: Final = "sanyuan_engine_device_syncs_total"
 _RESULTS: Final = "application/vnd.sanyuan.results"
 
 
@@ -134,72 +139,72 @@ async def _post_transfers(
             group.create_task(connection())
 
 
-async def _metric(session: aiohttp.ClientSession, url: str, name: str) -> float | None:
-    """Return the value of one of the server's metrics, None when it has none of that name."""
+async def _metric(session: aiohttp.ClientSession, url: str, name: str) -> float:
+    """Return the value of one of the server's metrics."""
     async with session.get(url + "/metrics") as answer:
         for line in (await answer.text()).splitlines():
             if line.startswith(name + " ") or line.startswith(name + "{"):
                 return float(line.rsplit(" ", 1)[1])
-    return None
+    raise LedgerError(f"the server tells no {name}")
 
 
-async def _measured(
-    workload: Workload, server: ServerProcess, directory: Path, encoding: str, connections: int,
+async def _open_accounts(
+    server: ServerProcess, generator: Generator, count: int, progress: Progress
+) -> int:
+    """Post the accounts; return how much more memory the server has then."""
+    async with aiohttp.ClientSession() as session:
+        before = measure.anonymous_memory(server.process.pid)
+        poster = _Poster(session, server.url, "accounts", "binary")
+        await _post_accounts(poster, generator, count, progress)
+        return measure.anonymous_memory(server.process.pid) - before
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    seconds: float
+    cpu_seconds: float
+    device_syncs: int
+    latencies: measure.Latencies
+
+
+async def _timed_transfers(
+    server: ServerProcess,
+    generator: Generator,
+    workload: Workload,
+    encoding: str,
+    connections: int,
     progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    generator = workload.generator()
+) -> _Posted:
     limit = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=limit) as session:
-        empty_memory = measure.anonymous_memory(server.process.pid)
-        await _post_accounts(
-            _Poster(session, server.url, "accounts", "binary"),
-            generator,
-            workload.accounts,
-            progress,
-        )
-        account_memory = measure.anonymous_memory(server.process.pid) - empty_memory
-        syncs_before = await _metric(session, server.url, "sanyuan_engine_device_syncs_total")
-        used_before = measure.allocated_bytes(directory)
+        syncs_before = await _metric(session, server.url, _SYNCS)
         cpu_before = measure.cpu_seconds() + _process_cpu(server.process.pid)
         poster = _Poster(session, server.url, "transfers", encoding)
         started = time.perf_counter()
         await _post_transfers(poster, generator, workload, connections, progress)
-        answered = time.perf_counter()
+        seconds = time.perf_counter() - started
         cpu = measure.cpu_seconds() + _process_cpu(server.process.pid) - cpu_before
-        syncs_after = await _metric(session, server.url, "sanyuan_engine_device_syncs_total")
-    stopping = time.perf_counter()
+        syncs = await _metric(session, server.url, _SYNCS) - syncs_before
+    return _Posted(seconds, cpu, int(syncs), measure.Latencies(np.array(poster.latencies)))
+
+
+def _used_bytes(directory: Path) -> int:
+    """Return the disk that a stopped ledger uses."""
+    store = LmdbStore(directory, Config())
+    try:
+        # Zeros found behind the last page when the journal is opened are what was written ahead.
+        return measure.used_bytes(directory, store.open_journal().written_ahead_bytes)
+    finally:
+        store.close()
+
+
+def _stop(server: ServerProcess) -> float:
+    """Stop a server as an operator would; return the seconds until it had drained and ended."""
+    started = time.perf_counter()
     code = server.stop(STOP_TIMEOUT_S)
     if code != 0:
         raise LedgerError(f"the server ended with exit code {code}: {server.output}")
-    drained = time.perf_counter() - stopping
-    seconds = answered - started + drained
-    syncs = None if None in (syncs_before, syncs_after) else int(syncs_after - syncs_before)  # type: ignore[operator]
-    return {
-        "scenario": "http",
-        "encoding": encoding,
-        "connections": connections,
-        "accounts": workload.accounts,
-        "transfers": workload.transfers,
-        "distribution": workload.distribution,
-        "id_order": workload.id_order,
-        "batch": workload.batch,
-        "payload": workload.payload,
-        "seconds": round(seconds, 4),
-        "transfers_per_second": round(workload.transfers / seconds),
-        "answered_seconds": round(answered - started, 4),
-        "requests_per_second": round(len(poster.latencies) / (answered - started)),
-        "drain_seconds": round(drained, 4),
-        "latency_ms": measure.Latencies(np.array(poster.latencies)).milliseconds(),
-        "cpu_us_per_transfer": round(cpu * 1e6 / workload.transfers, 3),
-        "disk_bytes_per_transfer": round(
-            (measure.allocated_bytes(directory) - used_before) / workload.transfers, 1
-        ),
-        "memory_bytes_per_account": round(account_memory / workload.accounts, 1),
-        "device_syncs": syncs,
-        "fsync": True,
-        "commitments": True,
-        "machine": measure.machine(directory),
-    }
+    return time.perf_counter() - started
 
 
 def _process_cpu(pid: int) -> float:
@@ -212,18 +217,45 @@ def run(
 ) -> dict[str, Any]:
     """Run a workload against a server process on a fresh data directory; return its figures.
 
-    The clock stops when the server has drained and ended. Raises RunFailed and LedgerError.
+    One server opens the accounts, a second one takes the transfers: between the two, disk use is
+    that of the same ledger without transfers. The clock stops when the second has drained and
+    ended. Raises RunFailed and LedgerError.
     """
     measure.real_disk(directory.parent)
-    try:
-        import uvloop
-
-        runner: Any = uvloop.run
-    except ImportError:
-        runner = asyncio.run
+    generator = workload.generator()
     create(directory)
     with ServerProcess(directory) as server:
-        figures: dict[str, Any] = runner(
-            _measured(workload, server, directory, encoding, connections, progress)
+        account_memory = uvloop.run(_open_accounts(server, generator, workload.accounts, progress))
+        _stop(server)
+    used_before = _used_bytes(directory)
+    with ServerProcess(directory) as server:
+        posted = uvloop.run(
+            _timed_transfers(server, generator, workload, encoding, connections, progress)
         )
-    return figures
+        drain_seconds = _stop(server)
+    used = _used_bytes(directory) - used_before
+    seconds = posted.seconds + drain_seconds
+    return {
+        "scenario": "http",
+        "encoding": encoding,
+        "connections": connections,
+        "accounts": workload.accounts,
+        "transfers": workload.transfers,
+        "distribution": workload.distribution,
+        "id_order": workload.id_order,
+        "batch": workload.batch,
+        "payload": workload.payload,
+        "seconds": round(seconds, 4),
+        "transfers_per_second": round(workload.transfers / seconds),
+        "answered_seconds": round(posted.seconds, 4),
+        "requests_per_second": round(len(posted.latencies.nanoseconds) / posted.seconds),
+        "drain_seconds": round(drain_seconds, 4),
+        "latency_ms": posted.latencies.milliseconds(),
+        "cpu_us_per_transfer": round(posted.cpu_seconds * 1e6 / workload.transfers, 3),
+        "disk_bytes_per_transfer": round(used / workload.transfers, 1),
+        "memory_bytes_per_account": round(account_memory / workload.accounts, 1),
+        "device_syncs": posted.device_syncs,
+        "fsync": True,
+        "commitments": True,
+        "machine": measure.machine(directory),
+    }
