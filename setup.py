@@ -12,6 +12,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+JOBS = os.cpu_count() or 1
 DEBUG = os.environ.get("SANYUAN_DEBUG") == "1"
 COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
 if shutil.which(COMPILER) is None:
@@ -44,4 +45,7 @@ extensions = [
     for path in sorted(Path("ledger").glob("_*.pyx"))
 ]
 
-setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=2))
+setup(
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=JOBS),
+    options={"build_ext": {"parallel": JOBS}},
+)

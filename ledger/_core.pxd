@@ -5,19 +5,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 cimport numpy as cnp
 
 from ledger._block cimport Block
-from ledger._administration cimport Administration
 from ledger._commit cimport found_t
 from ledger._holds cimport hold_t
-from ledger._layout cimport account_t, entry_t, result_t, transfer_t, u128_t
+from ledger._layout cimport entry_t, result_t, transfer_t, u128_t
+from ledger._opening cimport Opening
 
 
-cdef class Core(Administration):
-    cdef uint32_t decide_account(
-        self, const account_t* event, uint64_t timestamp, uint64_t hash) noexcept nogil
-    cdef bint transfer_timestamp_used(self, uint64_t timestamp) noexcept nogil
-    cdef void run_accounts(
-        self, const account_t* events, uint32_t count, uint64_t timestamp, result_t* results,
-        bint explain) noexcept nogil
+cdef class Core(Opening):
     cdef uint32_t decide_transfer(
         self, const transfer_t* event, uint64_t timestamp, uint64_t hash, int64_t debit,
         int64_t credit, entry_t* entry) noexcept nogil
