@@ -50,7 +50,7 @@ $(MADE): pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/build-requirements.txt
 	@echo 'Compiling and installing'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
-	@touch $@
+	@touch $@ $(BUILT)
 
 $(BUILT): $(MADE) $(SOURCES)
 	@$(BIN)/python setup.py -q build_ext --inplace
