@@ -57,7 +57,7 @@ LATENCY_BUCKETS: Final = 36
 """Bucket i of the latency histogram counts replies that took less than 2^i microseconds (and not
 less than half)."""
 
-STAGES: Final = ("resolve", "decide", "insert_ids", "hash", "pack", "append")
+STAGES: Final = ("resolve", "decide", "insert_ids", "hash", "snapshot", "pack", "append")
 
 
 class Reply(NamedTuple):
@@ -632,7 +632,9 @@ class Engine:
                     self._engine_hand = requests
                     self._decide_block(requests, now, expires)
                     self._engine_hand = []
+        started = time.perf_counter_ns()
         self.store.snapshot_step(core, self._durable_block)
+        self._stage_ns["snapshot"] += time.perf_counter_ns() - started
         return True
 
     def _wait_for_work(self) -> tuple[list[_Request], bool] | None:
