@@ -108,6 +108,11 @@ class Generator:
         if self._chance(0.0005):
             self.now = max(self.now, LATE)
         self.now += room + (self.rng.randrange(step) if step > 1 else step)
+        if self.oracle.open_holds and self._chance(0.1):  # the very moment of an expiry
+            hold = self.rng.choice(list(self.oracle.open_holds.values())[-20:])
+            moment = self.oracle.expires_at(hold) + self.rng.choice((-1, 0, 0, 1, room - 1))
+            if moment - self.now < 10 * SECOND:
+                self.now = max(self.now, moment)
         return self.now
 
     # -- Requests ------------------------------------------------------------------------------
@@ -210,7 +215,8 @@ class Generator:
         if flags & (T["closing_debit"] | T["closing_credit"]) and self._chance(0.8):
             event.update(flags=flags | T["pending"], timeout=self.rng.randrange(1, 3))
         elif flags & T["pending"] and self._chance(0.6):
-            event["timeout"] = self.rng.choice((1, 1, 2, 2, 3, 5, 0xFFFF_FFFF))
+            last = min(0xFFFF_FFFF, (layout.TIMESTAMP_MAX - self.now) // SECOND)
+            event["timeout"] = self.rng.choice((1, 1, 1, 2, 2, 2, 3, 5, last, last - 1))
         if self._chance(0.02):
             name = self.rng.choice(("pending_id", "timeout", "ledger", "code", "timestamp"))
             event[name] = 0 if name in ("ledger", "code") else 1

@@ -1,6 +1,7 @@
 """A Hypothesis state machine that drives the oracle and the ledger and shrinks what differs.
 
-Ids are 0 to 4 and 2^128-1, so that everything collides; after every step everything is compared.
+Ids are 0 to 4 and 2^128-1, so that everything collides, but those of most transfers, which would
+soon be used up; after every step everything is compared.
 ``test_long.py`` goes further; this one finds short stories.
 """
 
@@ -12,17 +13,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ledger import layout
 from tests.model.adapter import StateLedger
 from tests.model.answers import Record
 from tests.model.pair import Pair
-from tests.model.reference import A, T
+from tests.model.reference import RESOLVES, A, T
 
 MAX, SECOND = layout.U128_MAX, 10**9
 EXAMPLES = int(os.environ.get("SANYUAN_MACHINE_EXAMPLES", "2000"))
-IDS = st.sampled_from((1, 2, 3, 4, 1, 2, 3, 4, 0, MAX))
+IDS = st.sampled_from((*(1, 2, 3, 4) * 6, 0, MAX))
+FRESH = -1  # stands for the next id that was never used
+CHOICE = -2  # and so on down, for a pending transfer of the story
+TRANSFER_IDS = st.sampled_from((*(FRESH,) * 20, 1, 2, 3, 4, 0, MAX))
+PENDING_IDS = st.sampled_from((*(CHOICE, CHOICE - 1, CHOICE - 2) * 6, 1, 2, 3, 4, 0, MAX))
 EDGES = (0, 1, 2, 3, 10, (1 << 64) - 1, 1 << 64, 1 << 127, MAX - 1, MAX)
 AMOUNTS = st.one_of(st.integers(0, 12), st.sampled_from(EDGES))
 SMALL = st.integers(0, 2)
@@ -32,48 +37,71 @@ PAST = st.one_of(st.integers(1, 40), st.sampled_from((0, 1 << 63, SECOND, 3 * SE
 USER_DATA = {"user_data_128": SMALL, "user_data_64": SMALL, "user_data_32": SMALL}
 
 
+def mostly(value: int, *others: int) -> st.SearchStrategy[int]:
+    """A value, and sometimes another one."""
+    return st.sampled_from((value,) * (15 * len(others)) + others)
+
+
 def flags(kind: str, *, without: int = 0) -> st.SearchStrategy[int]:
     """Some flags of a kind, few at a time, seldom one that has no meaning."""
     bits = [1 << flag.bit for flag in layout.FLAGS[kind] if not 1 << flag.bit & without]
     few = st.lists(st.sampled_from(bits), max_size=2).map(lambda chosen: sum({*chosen}))
-    return st.one_of(st.just(0), few, few, st.just(0x8000) if not without else few)
+    return st.tuples(few, mostly(0, 0x8000)).map(sum)
 
 
 def events(required: Record, optional: Record) -> st.SearchStrategy[list[Record]]:
     """One request's events; fields that are drawn absent are 0."""
-    return st.lists(st.fixed_dictionaries(required, optional=optional), min_size=1, max_size=5)
+    return st.lists(st.fixed_dictionaries(required, optional=optional), min_size=1, max_size=4)
 
 
 ACCOUNTS = events(
-    {"id": IDS, "flags": flags("ACCOUNT", without=A["imported"])},
-    {**USER_DATA, "ledger": SMALL, "code": SMALL, "reserved": SMALL, "timestamp": SMALL}
-    | {"debits_pending": SMALL, "credits_posted": SMALL},
+    {
+        "id": IDS,
+        "flags": flags("ACCOUNT", without=A["imported"]),
+        "ledger": mostly(1, 2, 0),
+        "code": mostly(1, 2, 0),
+        "reserved": mostly(0, 1),
+        "debits_pending": mostly(0, 1),
+        "credits_posted": mostly(0, 1),
+        "timestamp": mostly(0, 1),
+    },
+    USER_DATA,
 )
 TRANSFERS = events(
     {
-        "id": IDS,
+        "id": TRANSFER_IDS,
         "debit_account_id": IDS,
         "credit_account_id": IDS,
         "amount": AMOUNTS,
-        "flags": flags("TRANSFER", without=T["imported"]),
-        "ledger": st.sampled_from((1, 1, 1, 1, 2, 0)),
-        "code": st.sampled_from((1, 1, 1, 2, 0)),
+        "flags": flags("TRANSFER", without=T["imported"] | RESOLVES),
+        "ledger": mostly(1, 2, 0),
+        "code": mostly(1, 2, 0),
+        "timeout": mostly(0, 1, 2),
+        "pending_id": mostly(0, 1),
     },
-    {**USER_DATA, "timeout": st.sampled_from((0, 1, 2, 0xFFFF_FFFF)), "pending_id": IDS},
+    USER_DATA,
 )
 RESOLUTIONS = events(
     {
-        "id": IDS,
-        "pending_id": IDS,
-        "amount": AMOUNTS,
+        "id": TRANSFER_IDS,
+        "pending_id": PENDING_IDS,
+        "amount": st.one_of(st.sampled_from((0, MAX)), AMOUNTS),
         "flags": st.sampled_from((T["post_pending_transfer"], T["void_pending_transfer"])),
+        "debit_account_id": mostly(0, 1, 2),
+        "ledger": mostly(0, 1, 2),
+        "timeout": mostly(0, 1),
     },
-    {**USER_DATA, "debit_account_id": IDS, "credit_account_id": IDS, "ledger": SMALL}
-    | {"code": SMALL, "timeout": SMALL},
+    USER_DATA,
 )
 SETTINGS = events(
-    {"id": IDS, "account_id": IDS, "flags": flags("ACCOUNT_SETTINGS")},
-    {**USER_DATA, "overdraft": AMOUNTS, "ceiling": AMOUNTS, "reserved_128": SMALL, "code": SMALL},
+    {
+        "id": TRANSFER_IDS,
+        "account_id": IDS,
+        "flags": flags("ACCOUNT_SETTINGS"),
+        "reserved_128": mostly(0, 1),
+        "pending_id": st.just(0),
+    },
+    {**USER_DATA, "overdraft": AMOUNTS, "ceiling": AMOUNTS},
 )
 DEFINITIONS = events(
     {"id": IDS, "kind": st.integers(0, 3), "flags": SMALL},
@@ -98,12 +126,27 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pair = Pair(self.make_ledger())
-        self.now = SECOND
+        self.now, self.next_id = SECOND, 5
 
     @staticmethod
     def make_ledger() -> Any:
         """Return a new ledger to be compared with the oracle."""
         return StateLedger()
+
+    def _complete(self, events: list[Record]) -> list[Record]:
+        """Put ids in the place of the stand-ins."""
+        pending = [
+            row["id"] for row in self.pair.oracle.transfers.values() if row["flags"] & T["pending"]
+        ]
+        for event in events:
+            if event["id"] == FRESH:
+                event["id"], self.next_id = self.next_id, self.next_id + 1
+            if event["pending_id"] <= CHOICE:
+                ids = pending or [1]
+                event["pending_id"] = ids[(CHOICE - event["pending_id"]) % len(ids)]
+            if event["flags"] & T["pending"]:
+                pending.insert(0, event["id"])
+        return events
 
     def _send(self, method: str, events: list[Record], data: Any) -> None:
         self.now += len(events) + data.draw(STEPS, "step")
@@ -111,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         metadata = data.draw(
             st.one_of(st.just({}), st.dictionaries(places, METADATA, max_size=2)), "metadata"
         )
-        dry_run = data.draw(st.sampled_from((False,) * 5 + (True,)), "dry run")
+        dry_run = data.draw(st.sampled_from((False,) * 9 + (True,)), "dry run")
         self.pair.request(method, events, self.now, metadata, dry_run)
 
     def _maybe_imported(self, events: list[Record], flag: int, data: Any) -> None:
@@ -121,22 +164,29 @@ class Machine(RuleBasedStateMachine):
                 offsets = st.integers(-3, 3).map(lambda offset: self.now + offset)
                 event["timestamp"] = data.draw(st.one_of(PAST, PAST, offsets), "timestamp")
 
-    @initialize(count=st.integers(0, 4))
-    def some_accounts(self, count: int) -> None:
-        if count:
-            rows = [
-                {"id": n, "ledger": 1, "code": 1, "flags": A["history"]}
-                for n in range(1, count + 1)
-            ]
-            self.pair.request("create_accounts", rows, self.now)
+    @initialize(chosen=st.lists(st.sampled_from(sorted(A.values())[1:4]), min_size=4, max_size=4))
+    def some_accounts(self, chosen: list[int]) -> None:
+        rows = [
+            {"id": n, "ledger": 1, "code": 1, "flags": flags} for n, flags in enumerate(chosen, 1)
+        ]
+        self.pair.request("create_accounts", rows, self.now)
 
     @rule(events=ACCOUNTS, data=st.data())
     def accounts(self, events: list[Record], data: Any) -> None:
         self._maybe_imported(events, A["imported"], data)
         self._send("create_accounts", events, data)
 
-    @rule(events=st.one_of(TRANSFERS, TRANSFERS, RESOLUTIONS), data=st.data())
+    def _some_are_pending(self) -> bool:
+        return bool(self.pair.oracle.resolutions)
+
+    @precondition(_some_are_pending)
+    @rule(events=RESOLUTIONS, data=st.data())
+    def resolutions(self, events: list[Record], data: Any) -> None:
+        self._send("create_transfers", self._complete(events), data)
+
+    @rule(events=TRANSFERS, data=st.data())
     def transfers(self, events: list[Record], data: Any) -> None:
+        self._complete(events)
         self._maybe_imported(events, T["imported"], data)
         self._send("create_transfers", events, data)
 
@@ -147,9 +197,11 @@ class Machine(RuleBasedStateMachine):
     )
     def pending_and_resolution(self, first: list[Record], second: list[Record], data: Any) -> None:
         for event in first:
-            event["flags"] = (event["flags"] | T["pending"]) & 0xF3 | T["pending"]
-            event["pending_id"] = 0
-        self._send("create_transfers", first + second, data)
+            event["flags"] |= T["pending"]
+            if event["debit_account_id"] == event["credit_account_id"]:
+                event["credit_account_id"] = event["debit_account_id"] % 4 + 1
+            event["timeout"] = data.draw(st.integers(0, 2), "timeout")
+        self._send("create_transfers", self._complete(first + second), data)
 
     @rule(choice=st.integers(0, 100), data=st.data())
     def repeat(self, choice: int, data: Any) -> None:
@@ -163,6 +215,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(events=SETTINGS, data=st.data())
     def settings(self, events: list[Record], data: Any) -> None:
+        for event in self._complete(events):
+            del event["pending_id"]
+            for bit, name in ((1, "overdraft"), (2, "ceiling")):
+                if name in event and data.draw(st.integers(0, 5), "in force"):
+                    event["flags"] |= bit
         self._send("change_settings", events, data)
 
     @rule(events=DEFINITIONS, data=st.data())
@@ -219,7 +276,7 @@ def _settings(max_examples: int) -> settings:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = _settings(40)
+TestMachine.settings = _settings(100)
 
 
 @pytest.mark.long
