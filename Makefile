@@ -19,8 +19,9 @@ JUNIT ?=
 FIND_PYTHON := for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    echo "$$python"; exit 0; fi; done; exit 1
-REQUIRES := import tomllib; \
-	print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))
+REQUIRES := import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+	print(*project["build-system"]["requires"], *project["project"]["dependencies"], \
+	*project["project"]["optional-dependencies"]["dev"], sep="\n")
 HAS_HEADERS := import os, sysconfig, sys; \
 	sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
 
@@ -35,6 +36,7 @@ help:
 	@echo 'make build      the environment in .venv and the compiled modules, nothing more'
 	@echo 'make clean      remove what the others made'
 
+# The environment holds what pyproject.toml asks for; the package itself is used where it lies.
 $(MADE): pyproject.toml
 	@python=$$($(FIND_PYTHON)) || \
 	  { echo 'sanyuan needs Python 3.11 or newer: apt-get install python3 (or make PYTHON=...)' >&2; exit 1; }; \
@@ -44,16 +46,24 @@ $(MADE): pyproject.toml
 	  { echo "sanyuan needs Python's headers: apt-get install python3-dev" >&2; exit 1; }; \
 	compiler=$${CC:-cc}; command -v "$${compiler%% *}" >/dev/null || command -v gcc >/dev/null || \
 	  { echo 'sanyuan needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }; \
-	echo "Making the environment in $(VENV) with $$("$$python" -V) (once, a few minutes)"; \
-	"$$python" -m venv --clear $(VENV)
-	@$(BIN)/python -c '$(REQUIRES)' > $(VENV)/build-requirements.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/build-requirements.txt
-	@echo 'Compiling and installing'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
-	@touch $@ $(BUILT)
+	$(BIN)/python -c '' 2>/dev/null || { \
+	  echo "Making the environment in $(VENV) with $$("$$python" -V): once, a few minutes"; \
+	  "$$python" -m venv --clear $(VENV); }
+	@$(BIN)/python -c '$(REQUIRES)' > $(VENV)/requirements.new
+	@cmp -s $(VENV)/requirements.new $(VENV)/requirements.txt || { \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.new; \
+	  mv $(VENV)/requirements.new $(VENV)/requirements.txt; }
+	@pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sanyuan.pth"
+	@printf '#!%s\nfrom ledger.cli import main\n\nmain(prog_name="sanyuan")\n' \
+	  "$$PWD/$(BIN)/python" > $(BIN)/sanyuan
+	@chmod +x $(BIN)/sanyuan
+	@touch $@
 
+# The compiler's warnings are kept in a file, and shown when it fails.
 $(BUILT): $(MADE) $(SOURCES)
-	@$(BIN)/python setup.py -q build_ext --inplace
+	@echo 'Compiling'
+	@$(BIN)/python setup.py -q build_ext --inplace -j 2 > $(VENV)/build.log 2>&1 || \
+	  { tail -n 40 $(VENV)/build.log >&2; exit 1; }
 	@touch $@
 
 .PHONY: build

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import click
 
+from ledger import __version__
+
 COMMANDS: Final = {
     "init": "directory",
     "serve": "serve",
@@ -76,6 +78,6 @@ class _Main(_Lazy):
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="sanyuan", prog_name="sanyuan")
+@click.version_option(__version__, prog_name="sanyuan")
 def main() -> None:
     """Sanyuan, a core-banking ledger: every acknowledged transfer is durable and provable."""
