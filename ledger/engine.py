@@ -130,8 +130,10 @@ def _deliver(requests: list[_Request]) -> None:
 
 
 class _ClockGuard:
-    """Notices a wall clock that jumped against the monotonic one, or that is behind the last
-    block."""
+    """Notices a wall clock that jumped against the monotonic one, or that is behind the last block.
+
+    Both are over when the clock is set right, since nothing was posted meanwhile, or confirmed.
+    """
 
     def __init__(
         self, clock_ns: Callable[[], int], monotonic_ns: Callable[[], int], jump_ns: int
@@ -140,46 +142,37 @@ class _ClockGuard:
         self._monotonic_ns = monotonic_ns
         self._jump_ns = jump_ns
         self._offset_ns = 0
-        self._allowed_behind = True
+        self._behind_confirmed = False
         self.reason: str | None = None
-        self._jumped = False
 
     def start(self) -> None:
         """Take the clock as it is for right, except that it must not be behind the last block."""
         self._offset_ns = self._clock_ns() - self._monotonic_ns()
-        self._allowed_behind = False
-        self._jumped = False
-        self.reason = None
+        self._behind_confirmed = False
 
     def confirm(self) -> None:
         """Take the clock as it is for right, behind the last block or not."""
         self.start()
-        self._allowed_behind = True
+        self._behind_confirmed = True
 
     def now(self, last_timestamp: int) -> int:
         """Return the time, ns; set ``reason`` to why it cannot be trusted, or to None."""
         now = self._clock_ns()
         step_ns = now - self._monotonic_ns() - self._offset_ns
         behind_ns = last_timestamp - now
-        if abs(step_ns) > self._jump_ns or (behind_ns > self._jump_ns and not self._allowed_behind):
-            self._jumped = True
         if behind_ns <= 0:
-            self._allowed_behind = False
-        if self._jumped:
+            self._behind_confirmed = False
+        self.reason = None
+        if abs(step_ns) > self._jump_ns:
             self.reason = (
-                f"the clock stepped by {step_ns / 1e9:.3f} s against the monotonic time"
-                if abs(step_ns) > self._jump_ns
-                else f"the clock is {behind_ns / 1e9:.3f} s behind the last block"
-                if behind_ns > 0
-                else "the clock stepped and came back"
-            ) + "; set it right, or confirm it"
-        elif behind_ns > BEHIND_SLACK_NS and not self._allowed_behind:
-            # Small enough to wait for: the clock passes the last block within clock_jump_ns.
-            self.reason = (
-                f"the clock is {behind_ns / 1e9:.3f} s behind the last block; waiting for it"
+                f"the clock stepped by {step_ns / 1e9:.3f} s against the monotonic time;"
+                " set it right, or confirm it"
             )
-        else:
-            self.reason = None
+        elif behind_ns > BEHIND_SLACK_NS and not self._behind_confirmed:
+            self.reason = (
+                f"the clock is {behind_ns / 1e9:.3f} s behind the last block;"
+                " wait for it, set it right, or confirm it"
+            )
         return now
 
 
@@ -232,6 +225,9 @@ class Engine:
         self._durable_position = -1
         self._durable_block = -1
         self._durable_timestamp = 0
+
+        # Set by anyone without the lock, taken by the engine thread:
+        self._clock_confirmed = False
 
         # Owned by the engine thread:
         self._guard = _ClockGuard(clock_ns, monotonic_ns, self.config.clock_jump_ns)
@@ -524,13 +520,9 @@ class Engine:
         return future
 
     def confirm_clock(self) -> None:
-        """Take the present time for right after ``clock_jumped``; posting and expiry go on."""
-
-        def confirm(core: Core) -> None:
-            self._guard.confirm()
-            self._look_around(core.last_timestamp)
-
-        self.read(confirm).result()
+        """Take the present time for right after ``clock_jumped``; within a tick, posting and expiry
+        go on. Safe in a signal handler."""
+        self._clock_confirmed = True
 
     def _check_open(self) -> None:
         if self._stage == "running":
@@ -669,6 +661,9 @@ class Engine:
     def _look_around(self, last_timestamp: int) -> int:
         """Read the clock; decide whether posting is allowed. The disk is asked every tick, not
         every block."""
+        if self._clock_confirmed:
+            self._clock_confirmed = False
+            self._guard.confirm()
         now = self._guard.now(last_timestamp)
         if self._guard.reason is not None:
             self._posting_refusal = ("clock_jumped", self._guard.reason)

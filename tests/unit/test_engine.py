@@ -415,13 +415,23 @@ def test_clock_jump_stops_posting_and_expiry_until_confirmed(
     time.sleep(0.15)
     assert bench.engine.counters()["expiries"] == 0
     bench.engine.confirm_clock()
-    assert bench.engine.reasons_not_ready() == []
+    eventually(lambda: bench.engine.reasons_not_ready() == [])
     before = bench.engine.durable_timestamp
     reply = bench.post("transfers", transfer(8))
     assert statuses(reply) == ["created"]
     assert reply.timestamp > before
     if step_s > 0:
         eventually(lambda: bench.engine.counters()["expiries"] == 1)
+
+
+def test_clock_set_right_needs_no_confirmation(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.post("accounts", account(1), account(2))
+    bench.clock.wall_ns += 3600 * SECOND
+    eventually(lambda: bench.engine.reasons_not_ready() != [])
+    bench.clock.wall_ns -= 3600 * SECOND
+    eventually(lambda: bench.engine.reasons_not_ready() == [])
+    assert bench.post("transfers", transfer(1)).timestamp < START + SECOND
 
 
 def test_waiting_requests_are_turned_away_by_a_clock_jump(make: Callable[..., Bench]) -> None:
@@ -462,6 +472,7 @@ def test_clock_far_behind_the_last_block_needs_a_confirmation(make: Callable[...
     again = make(bench.disk, bench.clock)
     assert again.engine.reasons_not_ready()[0]["code"] == "clock_jumped"
     again.engine.confirm_clock()
+    eventually(lambda: again.engine.reasons_not_ready() == [])
     reply = again.post("transfers", transfer(1), transfer(2))
     assert statuses(reply) == ["created", "created"]
     assert reply.timestamp == last + 2
