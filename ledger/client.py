@@ -164,6 +164,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: int
     metadata: dict[str, Any] | None = None
     balance: int = 0
+    balance_text: str | None = None
+    """With the decimal places and currency of the ledger's definition; None without one."""
     available: int | None = None
     entry_count: int = 0
 

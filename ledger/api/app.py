@@ -114,6 +114,7 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
         context.metrics.in_flight -= 1
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = "sanyuan"  # and not which versions of what
     context.metrics.count(
         route.path if route is not None else "unknown",
         request.method if route is not None else "any",

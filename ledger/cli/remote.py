@@ -235,11 +235,19 @@ def _time(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09}"
 
 
+def _declared_exponent(account: Account) -> int:
+    """Decimal places of the account's ledger; 0, minor units, where it is not declared."""
+    number = (account.balance_text or "").split(" ")[0]
+    return len(number.partition(".")[2])
+
+
 @click.command()
 @server_options
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Lines.")
 @click.option("--newest", is_flag=True, help="Newest first.")
-@click.option("--exponent", type=click.IntRange(0, 18), default=2, show_default=True)
+@click.option(
+    "--exponent", type=click.IntRange(0, 18), help="Decimal places; as the ledger declares them."
+)
 @click.argument("account_id")
 def statement(
     url: str,
@@ -248,7 +256,7 @@ def statement(
     as_json: bool,
     limit: int,
     newest: bool,
-    exponent: int,
+    exponent: int | None,
     account_id: str,
 ) -> None:
     """Print an account's transfers with the balance after each."""
@@ -268,6 +276,8 @@ def statement(
     if as_json:
         print_json([msgspec.structs.asdict(line) for line in lines])
         return
+    if exponent is None:
+        exponent = _declared_exponent(account)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("time", "transfer", "code", "debit", "credit", "balance"):
         amount = heading in ("debit", "credit", "balance")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,6 +280,14 @@ def test_verify_mends_a_lost_snapshot_and_id_index(directory: Path) -> None:
     assert answer("verify", directory)["notes"] == []
 
 
+def posted(url: str, body: dict) -> dict:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return json.load(reply)
+
+
 # ----------------------------------------------------------------------------------------------
 # Talking to a server
 # ----------------------------------------------------------------------------------------------
@@ -292,7 +301,12 @@ def test_post_get_statement_and_trial_balance(server: ServerProcess) -> None:
     assert [line["id"] for line in newest] == [line["id"] for line in lines[:1:-1]]
     shown = sanyuan("statement", "--url", server.url, 2)
     assert shown.returncode == 0
-    assert "0.14" in shown.stdout
+    assert " 14 " in shown.stdout  # minor units, as nobody said how many make one
+    assert "0.14" in sanyuan("statement", "--url", server.url, 2, "--exponent", 2).stdout
+    definition = {"id": "900", "kind": "ledger", "ledger": lines[0]["ledger"], "exponent": 3}
+    reply = posted(server.url + "/v1/definitions", definition)
+    assert reply["results"][0]["status"] == "created"
+    assert "0.014" in sanyuan("statement", "--url", server.url, 2).stdout
     trial = answer("trial-balance", "--url", server.url)
     assert trial["balanced"] is True
     assert sum(line["debits_posted"] for line in trial["lines"]) == 75
