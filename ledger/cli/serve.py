@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import click
 from ledger import config as configuration
 from ledger.api.keys import KeyRing, list_keys
 from ledger.api.server import DEFAULT_PORT, Tls, run
-from ledger.cli.console import print_json, stages
+from ledger.cli.console import notes, print_json, stages
 from ledger.cli.directory import DIRECTORY, config_file
 from ledger.config import Config
 from ledger.engine import Engine
@@ -70,12 +71,14 @@ def serve(
     elif tls_cert or tls_key or tls_client_ca:
         raise ConfigurationError("TLS needs --tls-cert and --tls-key")
     store = _opened(directory, config)
+    drawing = ExitStack()
     try:
         engine = Engine(store, config)
         keys = KeyRing(directory) if list_keys(directory) else None
         began = time.monotonic()
 
         def ready(url: str) -> None:
+            drawing.close()
             signal.signal(signal.SIGUSR1, lambda number, frame: engine.confirm_clock())
             seconds = time.monotonic() - began
             if as_json:
@@ -84,18 +87,18 @@ def serve(
             else:
                 click.echo(f"ready {url} serving {directory}, recovered in {seconds:.2f} s")
 
-        with stages() as progress:
-            run(
-                engine,
-                config,
-                host=host,
-                port=port,
-                keys=keys,
-                tls=tls,
-                progress=progress,
-                on_ready=ready,
-            )
+        run(
+            engine,
+            config,
+            host=host,
+            port=port,
+            keys=keys,
+            tls=tls,
+            progress=drawing.enter_context(stages(quiet=not notes.is_terminal)),
+            on_ready=ready,
+        )
     finally:
+        drawing.close()
         store.close()
 
 

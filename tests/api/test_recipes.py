@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,28 @@ def test_every_recipe_checks_what_it_says() -> None:
 def test_the_page_has_the_recipes_that_it_must_have() -> None:
     headings = " ".join(RECIPES).lower()
     assert not [name for name in WANTED if name not in headings]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
+    text = (PAGE.parent.parent / "README.md").read_text()
+    session = text[text.index("## A first session") : text.index("## A tour")]
+    block = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)[1]
+    data_directory.create(tmp_path / "data")
+    with ServerProcess(tmp_path / "data") as server:
+        script = block.replace(URL, server.url).replace("\ncurl", "\necho; curl")
+        done = subprocess.run(
+            ["bash", "-euc", script], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    statuses = [
+        [result["status"] for result in answer["results"]]
+        for answer in answers
+        if "results" in answer
+    ]
+    assert statuses == [["created", "created"], ["created"], ["exists"], ["exceeds_credits"]]
+    account, statement, trial = answers[4:]
+    assert (account["balance"], account["available"]) == ("10000", "10000")
+    assert [line["amount"] for line in statement["data"]] == ["10000"]
+    assert trial["totals"][0]["debits_posted"] == trial["totals"][0]["credits_posted"] == "10000"

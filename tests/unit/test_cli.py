@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import ssl
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from ledger.cli import COMMANDS, main
 from ledger.cli.console import EXIT_CODES, bytes_text, money
 from ledger.cli.process import ServerProcess
 from ledger.cli.remote import requests_of
+from ledger.client import Client, Result
 from ledger.errors import ConfigurationError, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,6 +176,58 @@ def test_serve_says_where_it_listens_and_drains_when_told(directory: Path) -> No
         assert server.stop() == 0
     with ServerProcess(directory) as server:
         assert answer("get", "--url", server.url, "account", 2)["credits_posted"] == 10 + 12 + 14
+
+
+def test_a_server_is_told_that_the_clock_is_right(directory: Path, server: ServerProcess) -> None:
+    told = sanyuan("confirm-clock", directory)
+    assert (told.returncode, str(server.process.pid) in told.stdout) == (0, True)
+    fill(server.url)
+    assert server.stop() == 0
+    nobody = sanyuan("confirm-clock", directory)
+    assert nobody.returncode == 2
+    assert "no server" in nobody.stderr
+
+
+def test_tls_is_served_with_the_files_that_are_given(directory: Path, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with ServerProcess(directory, arguments=files) as server:
+        assert server.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(certificate))
+
+        async def opened() -> list[Result]:
+            async with Client(server.url, tls=context) as client:
+                return await client.create_accounts(ACCOUNTS)
+
+        assert [one.status for one in asyncio.run(opened())] == ["created"] * 3
+    assert process("serve", directory, "--port", "0", "--tls-cert", certificate).returncode == 2
+
+
+def self_signed(path: Path) -> tuple[Path, Path]:
+    """Return the files of a new key for 127.0.0.1 and of a certificate that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (path / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    (path / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path / "certificate.pem", path / "key.pem"
 
 
 def test_without_keys_only_loopback_is_served(directory: Path) -> None:
