@@ -14,6 +14,7 @@ import numpy as np
 import uvloop
 
 from ledger import layout
+from ledger._writer import encode_events
 from ledger.bench import measure
 from ledger.bench.engine_run import Progress, RunFailed, Workload, require_created
 from ledger.bench.generate import Generator
@@ -49,7 +50,7 @@ class _Poster:
 
     def body(self, events: np.ndarray) -> bytes:
         """Return the request body of an array of records."""
-        return events.tobytes() if self._binary else _json_body(self._kind, events)
+        return events.tobytes() if self._binary else encode_events(self._kind, events)
 
     async def post(self, body: bytes, count: int) -> None:
         """Post a body; raise RunFailed unless each of its ``count`` events is created."""
@@ -63,44 +64,6 @@ class _Poster:
         if len(results) != count:
             raise RunFailed(f"{len(results)} results for {count} {self._kind}")
         require_created(self._kind, results)
-
-
-def _json_body(kind: str, events: np.ndarray) -> bytes:
-    """Return a JSON array: the generator's own small writer, so that the server's is not measured
-    here."""
-
-    def texts(name: str) -> list[int]:
-        column = events[name]
-        if column.dtype == layout.U128:
-            low, high = column["lo"].tolist(), column["hi"].tolist()
-            return [a | b << 64 for a, b in zip(low, high, strict=True)]
-        values: list[int] = column.tolist()
-        return values
-
-    if kind == "accounts":
-        rows = (
-            f'{{"id":"{i}","ledger":{ledger},"code":{code}}}'
-            for i, ledger, code in zip(texts("id"), texts("ledger"), texts("code"), strict=True)
-        )
-    else:
-        rows = (
-            f'{{"id":"{i}","debit_account_id":"{debit}","credit_account_id":"{credit}",'
-            f'"amount":"{amount}","user_data_128":"{u128}","user_data_64":"{u64}",'
-            f'"user_data_32":{u32},"ledger":{ledger},"code":{code}}}'
-            for i, debit, credit, amount, u128, u64, u32, ledger, code in zip(
-                texts("id"),
-                texts("debit_account_id"),
-                texts("credit_account_id"),
-                texts("amount"),
-                texts("user_data_128"),
-                texts("user_data_64"),
-                texts("user_data_32"),
-                texts("ledger"),
-                texts("code"),
-                strict=True,
-            )
-        )
-    return ("[" + ",".join(rows) + "]").encode()
 
 
 async def _post_accounts(
@@ -162,7 +125,8 @@ async def _open_accounts(
 @dataclass(frozen=True, slots=True)
 class _Posted:
     seconds: float
-    cpu_seconds: float
+    client_cpu_seconds: float
+    server_cpu_seconds: float
     device_syncs: int
     latencies: measure.Latencies
 
@@ -178,14 +142,16 @@ async def _timed_transfers(
     limit = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=limit) as session:
         syncs_before = await _metric(session, server.url, _SYNCS)
-        cpu_before = measure.cpu_seconds() + _process_cpu(server.process.pid)
+        own_before, served_before = measure.cpu_seconds(), _process_cpu(server.process.pid)
         poster = _Poster(session, server.url, "transfers", encoding)
         started = time.perf_counter()
         await _post_transfers(poster, generator, workload, connections, progress)
         seconds = time.perf_counter() - started
-        cpu = measure.cpu_seconds() + _process_cpu(server.process.pid) - cpu_before
+        own = measure.cpu_seconds() - own_before
+        served = _process_cpu(server.process.pid) - served_before
         syncs = await _metric(session, server.url, _SYNCS) - syncs_before
-    return _Posted(seconds, cpu, int(syncs), measure.Latencies(np.array(poster.latencies)))
+    latencies = measure.Latencies(np.array(poster.latencies))
+    return _Posted(seconds, own, served, int(syncs), latencies)
 
 
 def _used_bytes(directory: Path) -> int:
@@ -251,7 +217,12 @@ def run(
         "requests_per_second": round(len(posted.latencies.nanoseconds) / posted.seconds),
         "drain_seconds": round(drain_seconds, 4),
         "latency_ms": posted.latencies.milliseconds(),
-        "cpu_us_per_transfer": round(posted.cpu_seconds * 1e6 / workload.transfers, 3),
+        "cpu_us_per_transfer": round(
+            (posted.client_cpu_seconds + posted.server_cpu_seconds) * 1e6 / workload.transfers, 3
+        ),
+        "server_cpu_us_per_transfer": round(
+            posted.server_cpu_seconds * 1e6 / workload.transfers, 3
+        ),
         "disk_bytes_per_transfer": round(used / workload.transfers, 1),
         "memory_bytes_per_account": round(account_memory / workload.accounts, 1),
         "device_syncs": posted.device_syncs,
