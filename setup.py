@@ -46,6 +46,12 @@ extensions = [
 ]
 
 setup(
-    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=JOBS),
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives=DIRECTIVES,
+        nthreads=JOBS,
+        # C files of their own: Cython would take those of the fast build for current.
+        build_dir="build/debug/c" if DEBUG else None,
+    ),
     options={"build_ext": {"parallel": JOBS}},
 )

@@ -364,7 +364,8 @@ cdef class Accounts:
     def forget_loaded(self):
         """Forget up to which block pages were loaded; what is committed from now on counts for
         every page."""
-        memset(self.loaded, 0, self.page_capacity * sizeof(uint64_t))
+        if self.page_capacity:
+            memset(self.loaded, 0, self.page_capacity * sizeof(uint64_t))
 
     def rebuild_groups(self):
         """Count and add up the groups anew from every row, and number their members in order of
