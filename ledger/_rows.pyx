@@ -518,17 +518,23 @@ cdef class BlockView:
     @property
     def previous_hash(self):
         """Hash of the previous block, 32 bytes."""
-        return bytes((<const block_header_t*> self.data).previous_hash[:32])
+        cdef block_header_t header
+        memcpy(&header, self.data, HEADER_SIZE)
+        return header.previous_hash[:32]
 
     @property
     def root(self):
         """Root of the tree over the leaves of the entries, 32 bytes."""
-        return bytes((<const block_header_t*> self.data).root[:32])
+        cdef block_header_t header
+        memcpy(&header, self.data, HEADER_SIZE)
+        return header.root[:32]
 
     @property
     def instance(self):
         """The ledger's 16 random bytes."""
-        return bytes((<const block_header_t*> self.data).instance[:16])
+        cdef block_header_t header
+        memcpy(&header, self.data, HEADER_SIZE)
+        return header.instance[:16]
 
     @property
     def hash(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 from decimal import Decimal
 from typing import Any
@@ -842,6 +843,7 @@ def test_ids_and_times_of_paths_and_queries() -> None:
             _codec.parse_time(wrong)
 
 
+@pytest.mark.skipif("SANYUAN_DEBUG" in os.environ, reason="sanitizers keep what is freed")
 def test_decoding_keeps_nothing() -> None:
     """A thousand refusals with slices in hand leave no memory behind."""
     import resource
