@@ -69,7 +69,12 @@ ROOMS = [
     Room("state.py", FRAME | CORE | {"ledger.config", "ledger.storage"}, {"numpy"}, WORLD),
     Room("__init__.py", FRAME | {"ledger.state"}, set(), WORLD | FILES),
     Room("proof/verify.py", set(), set(), set()),
-    Room("proof/*.py", FRAME | {"ledger._merkle", "ledger.proof"}, {"numpy"}, NETWORK),
+    Room(
+        "proof/*.py",
+        FRAME | {"ledger._merkle", "ledger.proof"},
+        {"numpy", "cryptography"},
+        NETWORK,
+    ),
     Room(
         "engine.py",
         FRAME | CORE | {"ledger.config", "ledger.storage", "ledger.state"},
