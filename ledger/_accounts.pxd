@@ -9,6 +9,7 @@ from ledger._layout cimport account_t, u128_t
 cdef enum:
     # Bits of account_row_t.flags above those of the record.
     ROW_HAS_METADATA = 1 << 14
+    ROW_ERASED = 1 << 15        # id, user data and salt are gone; head is the account's leaf A
     ROW_FLAGS = 0x3F
     CHUNK_BITS = 16
     CHUNK_SLOTS = 1 << CHUNK_BITS

@@ -178,13 +178,17 @@ cdef class Accounts:
 
     cdef bint open_at(self, uint32_t slot, const account_t* record, uint64_t hash) noexcept nogil:
         """Open an account in an empty slot, below ``count`` only in recovery; False when memory is
-        out."""
+        out. The account of id 0 was erased, and is found by no id."""
         cdef int64_t group
         cdef account_row_t* row
         if not self.reserve_slot(slot):
             return False
         group = self.find_group(record.ledger, record.code)
-        if group < 0 or not index_insert(&self.shards[hash >> 56], <uint32_t>hash, slot):
+        if group < 0:
+            return False
+        if not is_zero(record.id) and not index_insert(
+            &self.shards[hash >> 56], <uint32_t>hash, slot
+        ):
             return False
         row = row_at(self, slot)
         memset(row, 0, sizeof(account_row_t))
@@ -192,6 +196,8 @@ cdef class Accounts:
         row.ledger = record.ledger
         row.code = record.code
         row.flags = record.flags & ROW_FLAGS
+        if is_zero(record.id):
+            row.flags |= ROW_ERASED
         row.user_data_128 = record.user_data_128
         row.user_data_64 = record.user_data_64
         row.user_data_32 = record.user_data_32
@@ -351,13 +357,17 @@ cdef class Accounts:
             if not self.reserve_slot(slot):
                 raise MemoryError
             row = row_at(self, slot)
-            if is_zero(row.id):
-                continue
-            hash = hash_id(row.id, self.seed)
-            if self.find(row.id, hash) >= 0:
-                raise DataDamaged(f"account page {slot // LIMIT_PAGE_SLOTS}: an id stands twice")
+            if not row.flags & ROW_ERASED:
+                if is_zero(row.id):
+                    continue
+                hash = hash_id(row.id, self.seed)
+                if self.find(row.id, hash) >= 0:
+                    raise DataDamaged(
+                        f"account page {slot // LIMIT_PAGE_SLOTS}: an id stands twice")
+                if not index_insert(&self.shards[hash >> 56], <uint32_t>hash, slot):
+                    raise MemoryError
             group = self.find_group(row.ledger, row.code)
-            if group < 0 or not index_insert(&self.shards[hash >> 56], <uint32_t>hash, slot):
+            if group < 0:
                 raise MemoryError
             row.group = <uint32_t>group
 
@@ -383,7 +393,7 @@ cdef class Accounts:
             self.groups[number].account_count = 0
         for slot in range(self.count):
             row = row_at(self, slot)
-            if is_zero(row.id):
+            if is_zero(row.id) and not row.flags & ROW_ERASED:
                 raise DataDamaged(f"account page {slot // LIMIT_PAGE_SLOTS} is missing")
             group = &self.groups[row.group]
             row.ordinal = group.account_count

@@ -25,6 +25,7 @@ cdef class Block:
     cdef public uint64_t last_transfer_timestamp
     cdef public uint32_t business_date
     cdef public bytes seed
+    cdef public object private              # a Private in the form without a seed, else None
     cdef public bytes root
 
     cdef void reset(self) noexcept

@@ -65,7 +65,10 @@ cdef class Block:
         block.last_account_timestamp = view.last_account_timestamp
         block.last_transfer_timestamp = view.last_transfer_timestamp
         block.business_date = view.business_date
-        block.seed = bytes(view.seed)
+        if getattr(view, "erased", False):
+            block.private = view.private()
+        else:
+            block.seed = bytes(view.seed)
         if not block.reserve(rows.shape[0]):
             raise MemoryError
         block.count = rows.shape[0]
@@ -103,6 +106,7 @@ cdef class Block:
         self.metadata_count = 0
         self.metadata = []
         self.seed = bytes(32)
+        self.private = None
         self.root = bytes(32)
 
     cdef bint reserve(self, uint32_t more) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from ledger._accounts cimport ROW_FLAGS, Accounts, account_row_t, extra_t, row_at
+from ledger._accounts cimport ROW_ERASED, ROW_FLAGS, Accounts, account_row_t, extra_t, row_at
 from ledger._holds cimport Holds
 from ledger._index cimport hash_id
 from ledger._layout cimport (
@@ -253,7 +253,8 @@ cdef class Books:
                 slot = past - 1 - seen if reversed_order else first + seen
                 row = row_at(self.accounts, slot)
                 if (
-                    (is_zero(query.user_data_128)
+                    not row.flags & ROW_ERASED
+                    and (is_zero(query.user_data_128)
                      or equal(query.user_data_128, row.user_data_128))
                     and (query.user_data_64 == 0 or query.user_data_64 == row.user_data_64)
                     and (query.user_data_32 == 0 or query.user_data_32 == row.user_data_32)

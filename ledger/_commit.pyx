@@ -13,14 +13,17 @@ from libc.string cimport memcmp, memcpy, memset
 cimport numpy as cnp
 
 from ledger._accounts cimport (
-    ROW_HAS_METADATA, account_row_t, extra_t, group_t, mark_dirty, row_at, sum_add, sum_subtract,
+    ROW_ERASED, ROW_HAS_METADATA, account_row_t, extra_t, group_t, mark_dirty, row_at, sum_add,
+    sum_subtract,
 )
 from ledger._block cimport Block, BlockIds, has_id, namespace_of
 from ledger._check cimport CHECK
 from ledger._holds cimport HOLD_EXPIRED, HOLD_OPEN, HOLD_POSTED, HOLD_VOIDED, hold_t
 from ledger._index cimport hash_id, index_entry_t, index_free, index_insert
 from ledger._layout cimport *
-from ledger._merkle cimport merkle_chain_ordered, merkle_leaves, merkle_root
+from ledger._merkle cimport (
+    merkle_bare_leaves, merkle_chain_ordered, merkle_leaves, merkle_root,
+)
 from ledger._u128 cimport equal, is_zero, load, store, u128
 
 import numpy as np
@@ -460,8 +463,9 @@ cdef class Committer(Books):
     def hash_block(self, Block block, seed):
         """Compute the root of a closed block and move the chain heads of its accounts on.
 
-        ``seed`` is the 32 random bytes that the salts come from. Blocks are hashed in order, each
-        once.
+        ``seed`` is the 32 random bytes that the salts come from; a block with ``private``, from
+        which something was erased, has its salts and bare hashes there. Blocks are hashed in
+        order, each once.
         """
         cdef const uint8_t[::1] seed_bytes = seed
         cdef uint32_t count = block.count, index, queued = 0
@@ -470,6 +474,12 @@ cdef class Committer(Books):
         cdef uint8_t root[32]
         cdef entry_t* entry
         cdef const uint8_t[::1] one
+        cdef const uint8_t[:, ::1] every
+        cdef const uint8_t[:, ::1] salts
+        cdef const uint8_t[::1] bare_bytes
+        cdef const bare_t* bare = NULL
+        cdef size_t bare_count = 0, place
+        cdef bint erased = block.private is not None
         cdef int side
         cdef uint16_t committed
         cdef uint32_t slot
@@ -486,7 +496,21 @@ cdef class Committer(Books):
         if leaves == NULL:
             raise MemoryError
         try:
-            if block.metadata:
+            if erased:
+                if block.private.entry_count != count:
+                    raise ValueError("the private part is that of another block")
+                salts = block.private.salts
+                bare_bytes = block.private.bare.view(np.uint8)
+                bare = <const bare_t*>&bare_bytes[0]
+                bare_count = len(block.private.bare)
+                whole = block.private.ext_digests(block.metadata)
+                if whole is not None:
+                    every = whole
+                    digests = <uint8_t*>malloc(<size_t>32 * count)
+                    if digests == NULL:
+                        raise MemoryError
+                    memcpy(digests, &every[0, 0], <size_t>32 * count)
+            elif block.metadata:
                 digests = <uint8_t*>malloc(<size_t>32 * count)
                 if digests == NULL:
                     raise MemoryError
@@ -497,7 +521,11 @@ cdef class Committer(Books):
                             block.seed, index, block.metadata[block.rows[index].metadata - 1])
                         memcpy(digests + <size_t>32 * index, &one[0], 32)
             with nogil:
-                merkle_leaves(block.rows, count, &seed_bytes[0], digests, leaves)
+                if erased:
+                    merkle_bare_leaves(
+                        block.rows, count, &salts[0, 0], bare, bare_count, digests, leaves)
+                else:
+                    merkle_leaves(block.rows, count, &seed_bytes[0], digests, leaves)
                 for index in range(count):
                     entry = &block.rows[index]
                     for side in range(2):
@@ -516,6 +544,20 @@ cdef class Committer(Books):
                         leaf_of[queued] = leaves + <size_t>32 * index
                         queued += 1
                 merkle_chain_ordered(heads, leaf_of, queued)
+                for place in range(bare_count):
+                    # An erased account has its leaf A in the place of its head.
+                    if bare[place].part < BARE_DEBIT_ACCOUNT:
+                        continue
+                    entry = &block.rows[bare[place].index]
+                    if bare[place].part == BARE_DEBIT_ACCOUNT:
+                        committed = DEBIT_COMMITTED
+                        slot = entry.debit_slot
+                    else:
+                        committed = CREDIT_COMMITTED
+                        slot = entry.credit_slot
+                    if entry.reserved & committed:
+                        row = row_at(self.accounts, slot)
+                        memcpy(row.head, bare[place].digest, 32)
                 merkle_root(leaves, count, leaves + <size_t>32 * count, root)
             block.root = <bytes>root[:32]
         finally:
@@ -604,7 +646,9 @@ cdef class Committer(Books):
                 if self.side_is_current(entry.debit_slot):
                     if not equal(slot_id, entry.record.id):
                         return f"slot {entry.debit_slot} belongs to another account"
-                elif not is_zero(slot_id):
+                elif not is_zero(slot_id) or (
+                    row_at(self.accounts, entry.debit_slot).flags & ROW_ERASED
+                ):
                     return f"slot {entry.debit_slot} is open already"
         elif kind == ENTRY_KIND_TRANSFER or kind == ENTRY_KIND_EXPIRY:
             if entry.debit_slot >= opened or entry.credit_slot >= opened:

@@ -411,11 +411,18 @@ cdef class Core(Opening):
             return TRANSFER_STATUS_PENDING_TRANSFER_NOT_FOUND
         if not pending.flags & TRANSFER_PENDING:
             return TRANSFER_STATUS_PENDING_TRANSFER_NOT_PENDING
-        dr = row_at(self.accounts, pending.debit_slot)
-        cr = row_at(self.accounts, pending.credit_slot)
-        if not is_zero(event.debit_account_id) and not equal(event.debit_account_id, dr.id):
+        # An account that was erased has no open holds, so the pending transfer was resolved then.
+        dr = (NULL if pending.debit_slot == LIMIT_NO_SLOT
+              else row_at(self.accounts, pending.debit_slot))
+        cr = (NULL if pending.credit_slot == LIMIT_NO_SLOT
+              else row_at(self.accounts, pending.credit_slot))
+        if not is_zero(event.debit_account_id) and (
+            dr == NULL or not equal(event.debit_account_id, dr.id)
+        ):
             return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_DEBIT_ACCOUNT_ID
-        if not is_zero(event.credit_account_id) and not equal(event.credit_account_id, cr.id):
+        if not is_zero(event.credit_account_id) and (
+            cr == NULL or not equal(event.credit_account_id, cr.id)
+        ):
             return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_CREDIT_ACCOUNT_ID
         if event.ledger and event.ledger != pending.ledger:
             return TRANSFER_STATUS_PENDING_TRANSFER_HAS_DIFFERENT_LEDGER
@@ -442,6 +449,7 @@ cdef class Core(Opening):
             pending.expires_at_ns and pending.expires_at_ns <= timestamp
         ):
             return TRANSFER_STATUS_PENDING_TRANSFER_EXPIRED
+        CHECK(dr != NULL and cr != NULL, "an open hold of an account that is not there")
         if flags & TRANSFER_IMPORTED and (
             event.timestamp <= self.last_transfer_timestamp
             or self.accounts.timestamp_used(event.timestamp)

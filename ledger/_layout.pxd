@@ -198,6 +198,11 @@ ctypedef struct candidate_t:
     uint32_t namespace
     uint32_t reserved
 
+ctypedef struct bare_t:
+    uint32_t index
+    uint32_t part
+    uint8_t digest[32]
+
 ctypedef struct block_header_t:
     uint8_t magic[8]
     uint32_t format
@@ -297,6 +302,14 @@ cdef enum:
 cdef enum:
     NAMESPACE_TRANSFER = 0
     NAMESPACE_ADMINISTRATIVE = 1
+
+cdef enum:
+    BARE_DEBIT_SIDE = 1
+    BARE_CREDIT_SIDE = 2
+    BARE_LEAF = 3
+    BARE_EXT = 4
+    BARE_DEBIT_ACCOUNT = 5
+    BARE_CREDIT_ACCOUNT = 6
 
 cdef enum:
     ACCOUNT_STATUS_LINKED_EVENT_FAILED = 1

@@ -1,12 +1,21 @@
 from libc.stdint cimport uint8_t, uint64_t
 
-from ledger._layout cimport entry_t
+from ledger._layout cimport bare_t, entry_t
 
 
 cdef void merkle_leaves(
     const entry_t* entries,
     size_t count,
     const uint8_t* seed,
+    const uint8_t* ext,
+    uint8_t* leaves,
+) noexcept nogil
+cdef void merkle_bare_leaves(
+    const entry_t* entries,
+    size_t count,
+    const uint8_t* salts,
+    const bare_t* bare,
+    size_t bare_count,
     const uint8_t* ext,
     uint8_t* leaves,
 ) noexcept nogil

@@ -9,10 +9,14 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ledger._layout cimport (
+    BARE_CREDIT_SIDE,
+    BARE_DEBIT_SIDE,
+    BARE_LEAF,
     ENTRY_KIND_ACCOUNT,
     ENTRY_KIND_ACCOUNT_SETTINGS,
     ENTRY_KIND_EXPIRY,
     ENTRY_KIND_TRANSFER,
+    bare_t,
     entry_t,
     side_t,
     u128_t,
@@ -91,6 +95,36 @@ cdef void merkle_leaves(
     uint8_t* leaves,
 ) noexcept nogil:
     """Write the leaf of entry i to ``leaves + 32 i``; ``ext`` has a digest an entry, or is NULL."""
+    leaves_of(entries, count, seed, NULL, NULL, 0, ext, leaves)
+
+
+cdef void merkle_bare_leaves(
+    const entry_t* entries,
+    size_t count,
+    const uint8_t* salts,
+    const bare_t* bare,
+    size_t bare_count,
+    const uint8_t* ext,
+    uint8_t* leaves,
+) noexcept nogil:
+    """As ``merkle_leaves``, of a block from which something was erased.
+
+    ``salts`` are two of 16 bytes an entry; ``bare`` are the hashes that stand for what is gone, in
+    order of index and part.
+    """
+    leaves_of(entries, count, NULL, salts, bare, bare_count, ext, leaves)
+
+
+cdef void leaves_of(
+    const entry_t* entries,
+    size_t count,
+    const uint8_t* seed,
+    const uint8_t* given_salts,
+    const bare_t* bare,
+    size_t bare_count,
+    const uint8_t* ext,
+    uint8_t* leaves,
+) noexcept nogil:
     cdef uint32_t salt_key[8]
     cdef uint8_t salts[(GROUP + LANES_MAX) * 64]
     cdef uint8_t messages[2 * GROUP * 64]
@@ -99,22 +133,28 @@ cdef void merkle_leaves(
     cdef const uint32_t* keys[GROUP]
     cdef int debit_job[GROUP]
     cdef int credit_job[GROUP]
-    cdef size_t first = 0, size, index
+    cdef size_t first = 0, size, index, place = 0, group_place
+    cdef size_t salt_step = 64 if given_salts == NULL else 32
     cdef int jobs
     cdef const entry_t* entry
     cdef const uint8_t* record
     cdef const uint8_t* salt
+    cdef const uint8_t* salts_start = <const uint8_t*>salts
     cdef uint8_t* row
-    memcpy(salt_key, seed, 32)
+    if given_salts != NULL:
+        salts_start = given_salts
+    else:
+        memcpy(salt_key, seed, 32)
     while first < count:
         size = count - first
         if size > GROUP:
             size = GROUP
-        b3_salts(salt_key, <uint32_t>first, size, salts)
+        if given_salts == NULL:
+            b3_salts(salt_key, <uint32_t>first, size, salts)
         jobs = 0
         for index in range(size):
             entry = entries + first + index
-            salt = salts + 64 * index
+            salt = salts_start + salt_step * (index if given_salts == NULL else first + index)
             keys[index] = kind_keys[entry.kind % KINDS]
             debit_job[index] = -1
             credit_job[index] = -1
@@ -155,7 +195,18 @@ cdef void merkle_leaves(
                 memcpy(row + 160, ext + 32 * (first + index), 32)
             else:
                 memset(row + 160, 0, 32)
+        group_place = place
+        while place < bare_count and bare[place].index < first + size:
+            row = rows + 192 * (bare[place].index - first)
+            if bare[place].part == BARE_DEBIT_SIDE:
+                memcpy(row + 96, bare[place].digest, 32)
+            elif bare[place].part == BARE_CREDIT_SIDE:
+                memcpy(row + 128, bare[place].digest, 32)
+            place += 1
         b3_many(rows, size, 3, keys, 1, leaves + 32 * first)
+        for group_place in range(group_place, place):
+            if bare[group_place].part == BARE_LEAF:
+                memcpy(leaves + 32 * bare[group_place].index, bare[group_place].digest, 32)
         first += size
 
 
@@ -325,14 +376,19 @@ def xof(key, uint64_t index) -> bytes:
 def block_leaves(entries, seed, ext=None):
     """Return the leaves of a block's entries as an ``(n, 32)`` array of bytes.
 
-    ``entries`` is a contiguous ENTRY array, ``seed`` the block's 32 bytes, ``ext`` an ``(n, 32)``
-    array of extension digests, or None where no entry has metadata. Raises ``ValueError`` for
-    other shapes.
+    ``entries`` is a contiguous ENTRY array with account ids, ``seed`` the block's 32 bytes or the
+    ``Private`` of a stored block, ``ext`` an ``(n, 32)`` array of extension digests, or None where
+    no entry has metadata. Raises ``ValueError`` for other shapes.
     """
     if entries.dtype != layout.ENTRY or entries.ndim != 1:
         raise ValueError("entries must be a one-dimensional ENTRY array")
     cdef size_t count = len(entries)
-    cdef const uint8_t[::1] seed_bytes = _sized(seed, 32, "a seed")
+    erased = getattr(seed, "erased", False)
+    plain = getattr(seed, "seed", seed)
+    cdef const uint8_t[::1] seed_bytes = _sized(bytes(32) if erased else plain, 32, "a seed")
+    cdef const uint8_t[:, ::1] salts
+    cdef const uint8_t[::1] bare
+    cdef size_t bare_count
     cdef const uint8_t[::1] ext_bytes
     cdef const uint8_t* ext_start = NULL
     leaves = np.zeros((count, 32), np.uint8)
@@ -345,9 +401,44 @@ def block_leaves(entries, seed, ext=None):
             raise ValueError(f"ext has the shape {ext.shape}, not {(count, 32)}")
         ext_bytes = np.ascontiguousarray(ext, np.uint8).reshape(-1)
         ext_start = &ext_bytes[0]
+    if erased:
+        if seed.entry_count != count:
+            raise ValueError(f"salts of {seed.entry_count} entries for {count}")
+        salts = seed.salts
+        bare = seed.bare.view(np.uint8)
+        bare_count = len(seed.bare)
+        with nogil:
+            merkle_bare_leaves(
+                <const entry_t*>&rows[0], count, &salts[0, 0], <const bare_t*>&bare[0],
+                bare_count, ext_start, &out[0, 0]
+            )
+        return leaves
     with nogil:
         merkle_leaves(<const entry_t*>&rows[0], count, &seed_bytes[0], ext_start, &out[0, 0])
     return leaves
+
+
+def block_salts(seed, size_t count):
+    """Return the salts of a block's entries, an ``(n, 64)`` array: debit (or own) 16, credit 16
+    (an opening's state salt), ext 32."""
+    cdef const uint8_t[::1] key = _sized(seed, 32, "a seed")
+    cdef uint32_t words[8]
+    # The kernel may write whole lanes beyond the last entry.
+    salts = np.empty((count + LANES_MAX, 64), np.uint8)
+    cdef uint8_t[:, ::1] out = salts
+    memcpy(words, &key[0], 32)
+    b3_salts(words, 0, count, &out[0, 0])
+    return salts[:count]
+
+
+def side_digest(account_id, number, released, side, kind, salt) -> bytes:
+    """Return S of one side: ids, numbers and amounts are integers, ``salt`` 16 bytes."""
+    return keyed_hash(
+        KEYS["side"],
+        int(account_id).to_bytes(16, "little") + int(number).to_bytes(8, "little")
+        + int(released).to_bytes(16, "little") + bytes([side, kind]) + bytes(6)
+        + bytes(_sized(salt, 16, "a side's salt")),
+    )
 
 
 def tree_root(leaves) -> bytes:

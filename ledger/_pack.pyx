@@ -22,14 +22,15 @@ from ledger._rows cimport (
     COLUMN_TIMEOUT, COLUMN_TIMESTAMP, COLUMN_USER_DATA_128_HI, COLUMN_USER_DATA_128_LO,
     COLUMN_USER_DATA_32, COLUMN_USER_DATA_64, DIRECTORY_HEAD_SIZE, FILTER_EMPTY,
     FILTER_FINGERPRINTS, FILTER_LINES, FINGERPRINTS_MAX, FORM_CONSTANT, FORM_DENSE, FORM_RUNS,
-    FORM_SPARSE, GROUP_ROWS, HEADER_SIZE, LINE_SIZE, LINE_VALUE_BITS, RUN_SIZE, SEED_SIZE,
-    filter_size, mixed, mixed_pair,
+    FORM_SPARSE, GROUP_ROWS, HEADER_SIZE, LINE_SIZE, LINE_VALUE_BITS, METADATA_COUNT_ERASED,
+    RUN_SIZE, filter_size, mixed, mixed_pair,
 )
 
 import numpy as np
 
 from ledger import layout
 from ledger._checksum import crc32c
+from ledger._private import Private
 from ledger._rows import BlockView
 
 __all__ = ["BlockView", "build_header", "crc32c", "encode_block"]
@@ -219,6 +220,8 @@ cdef class Encoder:
     cdef uint64_t seen_size
     cdef uint32_t runs
     cdef uint32_t metadata_count
+    cdef uint32_t erased_bit
+    cdef uint64_t private_size      # without the indexes of metadata
     cdef uint32_t row_size
     cdef uint32_t directory_size
     cdef uint64_t body_size
@@ -305,7 +308,7 @@ cdef class Encoder:
         cdef plan_t* plan
         cdef int column
         cells = (count + GROUP_ROWS - 1) // GROUP_ROWS
-        self.body_size = SEED_SIZE + 2 * <uint64_t> self.metadata_count
+        self.body_size = self.private_size + 2 * <uint64_t> self.metadata_count
         self.directory_size = DIRECTORY_HEAD_SIZE + 4
         for column in range(COLUMN_COUNT):
             summary = &self.summaries[column]
@@ -355,7 +358,7 @@ cdef class Encoder:
         cdef uint64_t chunks = (self.body_size + CHUNK_SIZE - 1) >> CHUNK_BITS
         return HEADER_SIZE + self.directory_size + self.body_size + 4 * chunks
 
-    cdef void write(self, uint8_t* value, const uint8_t* seed) noexcept nogil:
+    cdef void write(self, uint8_t* value, const uint8_t* private_part) noexcept nogil:
         """The second pass; ``value`` has value_size() bytes and begins with the header."""
         cdef uint8_t* body = value + HEADER_SIZE + self.directory_size
         cdef uint8_t* cursor = body
@@ -373,8 +376,8 @@ cdef class Encoder:
                 for k in range(self.gathered[i].count):
                     set_line(cursor, self.gathered[i].size, self.gathered[i].hashes[k])
             cursor += size
-        memcpy(cursor, seed, SEED_SIZE)
-        cursor += SEED_SIZE
+        memcpy(cursor, private_part, self.private_size)
+        cursor += self.private_size
         if self.metadata_count:
             for i in range(self.count):
                 if self.entries[i].flags & ENTRY_HAS_METADATA:
@@ -397,7 +400,7 @@ cdef class Encoder:
         cdef int column, k
         store32(cursor, self.directory_size)
         store32(cursor + 4, <uint32_t> self.value_size())
-        store32(cursor + 8, self.metadata_count)
+        store32(cursor + 8, self.metadata_count | self.erased_bit)
         cursor += DIRECTORY_HEAD_SIZE
         for column in range(COLUMN_COUNT):
             plan = &self.plans[column]
@@ -570,16 +573,21 @@ def build_header(**fields):
 def encode_block(block, bytes header, *, seed=None):
     """Return the stored value of a block: its ``header`` and its entries in packed form.
 
-    ``block`` has ``entries`` (and ``seed``), or is itself a one-dimensional ENTRY array; ``seed``
-    is 32 bytes. Account ids (but those of openings), ``metadata`` and ``reserved`` are not stored.
+    ``block`` has ``entries`` (and ``seed`` or ``private``), or is itself a one-dimensional ENTRY
+    array; ``seed`` is 32 bytes, or the ``Private`` of the block. Account ids (but those of
+    openings), ``metadata`` and ``reserved`` are not stored.
     Raises ValueError when header, entries and seed do not fit together.
     """
     entries = np.ascontiguousarray(getattr(block, "entries", block))
     if entries.dtype != layout.ENTRY or entries.ndim != 1:
         raise ValueError("entries must be a one-dimensional ENTRY array")
-    cdef bytes salt = bytes(block.seed if seed is None else seed)
-    if len(salt) != SEED_SIZE:
-        raise ValueError(f"a block's seed has 32 bytes, not {len(salt)}")
+    if seed is None:
+        seed = block.seed if getattr(block, "private", None) is None else block.private
+    if not isinstance(seed, Private):
+        seed = Private(len(entries), seed=bytes(seed))
+    if seed.entry_count != len(entries):
+        raise ValueError(f"salts of {seed.entry_count} entries for {len(entries)}")
+    cdef bytes private_part = seed.tobytes()
     if len(header) != HEADER_SIZE or header[:8] != b"SANYUAN\0":
         raise ValueError("not a block header")
     cdef const block_header_t* head = <const block_header_t*> PyBytes_AS_STRING(header)
@@ -588,17 +596,22 @@ def encode_block(block, bytes header, *, seed=None):
     cdef const uint8_t[::1] rows = entries.view(np.uint8)
     cdef const entry_t* place = <const entry_t*> &rows[0] if len(entries) else NULL
     cdef Encoder encoder = Encoder()
-    cdef const uint8_t* salt_place = <const uint8_t*> PyBytes_AS_STRING(salt)
+    cdef const uint8_t* private_place = <const uint8_t*> PyBytes_AS_STRING(private_part)
     cdef uint8_t* out
     cdef int answer
     encoder.prepare(place, <uint32_t> len(entries), head.number)
+    encoder.private_size = len(private_part)
+    encoder.erased_bit = METADATA_COUNT_ERASED if seed.erased else 0
     with nogil:
         answer = encoder.survey()
     if answer:
         raise ValueError("an opening whose debit account is not the account itself")
+    if seed.erased and len(seed.metadata_indexes) != encoder.metadata_count:
+        raise ValueError(
+            f"salts of {len(seed.metadata_indexes)} metadata objects for {encoder.metadata_count}")
     cdef bytes value = PyBytes_FromStringAndSize(NULL, encoder.value_size())
     out = <uint8_t*> PyBytes_AS_STRING(value)
     memcpy(out, PyBytes_AS_STRING(header), HEADER_SIZE)
     with nogil:
-        encoder.write(out, salt_place)
+        encoder.write(out, private_place)
     return value

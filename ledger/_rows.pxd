@@ -59,12 +59,22 @@ cdef enum:
     CHUNK_SIZE = 4096
     CHUNK_BITS = 12
     SEED_SIZE = 32
+    BARE_SIZE = 40
+    SALTS_SIZE = 32             # of one entry, where there is no seed: debit 16, credit 16
+    EXT_SALT_SIZE = 32
     GROUP_ROWS = 64             # rows of a sparse column's cell: 64 presence bits, 16-bit rank
     CELL_SIZE = 10
     RUN_SIZE = 10
     FINGERPRINTS_MAX = 24       # up to so many distinct values a filter is a list of 16-bit hashes
     LINE_SIZE = 32              # beyond it, lines of 256 bits, in one of which each value sets six
     LINE_VALUE_BITS = 10
+
+cdef extern from *:
+    """
+    #define METADATA_COUNT_ERASED 0x80000000u
+    """
+    # Bit of the count of metadata: the private part has salts and bare hashes instead of a seed.
+    const uint32_t METADATA_COUNT_ERASED
 
 cdef enum:
     # Forms of a column: the low four bits of its descriptor.
@@ -126,6 +136,7 @@ cdef class BlockView:
     cdef uint64_t private_part
     cdef uint64_t checksums
     cdef uint32_t metadata_count
+    cdef readonly bint erased
     cdef uint32_t varying_count
     cdef uint8_t varying[COLUMN_COUNT]
     cdef uint8_t* verified

@@ -149,6 +149,8 @@ cdef class BlockView:
             self._refuse(f"{self.size} bytes where the directory says "
                          f"{load32(self.data + HEADER_SIZE + 4)}")
         self.metadata_count = load32(self.data + HEADER_SIZE + 8)
+        self.erased = self.metadata_count & METADATA_COUNT_ERASED != 0
+        self.metadata_count &= ~METADATA_COUNT_ERASED
         self.entry_count = header.entry_count
         self.first_entry = header.first_entry
         self.last_timestamp = header.last_timestamp
@@ -261,8 +263,17 @@ cdef class BlockView:
             self.filters[k].place = section
             section += filter_size(self.filters[k].form, self.filters[k].count)
         self.private_part = section
-        self.checksums = section + SEED_SIZE + 2 * <uint64_t> self.metadata_count
-        # Reads of a word at the end of a section reach into the seed at most.
+        if self.erased:
+            if section + 4 > self.size or load32(self.data + section) == 0:
+                return False
+            section += 4 + BARE_SIZE * <uint64_t> load32(self.data + section)
+            section += SALTS_SIZE * <uint64_t> self.entry_count
+            section += EXT_SALT_SIZE * <uint64_t> self.metadata_count
+        else:
+            section += SEED_SIZE
+        self.checksums = section + 2 * <uint64_t> self.metadata_count
+        # Reads of a word at the end of a section reach into the private part at most: it has 32
+        # bytes at least.
         return self.checksums <= self.size
 
     cdef int64_t verify(self, uint64_t start, uint64_t size) noexcept nogil:
@@ -493,7 +504,7 @@ cdef class BlockView:
                         else load16(self.data + place) <= load16(self.data + place - 2)
                     ):
                         self._refuse("the runs of timestamps are out of order")
-        place = self.private_part + SEED_SIZE
+        place = self.checksums - 2 * <uint64_t> self.metadata_count
         for i in range(self.entry_count):
             answer = self.value(COLUMN_ENTRY_FLAGS, i, &flags)
             if answer != INTACT:
@@ -504,6 +515,8 @@ cdef class BlockView:
                 flagged += 1
         if flagged != self.metadata_count:
             self._refuse("the list of metadata is not that of the entries")
+        if self.erased:
+            self.private()
 
     @property
     def size_bytes(self):
@@ -547,7 +560,9 @@ cdef class BlockView:
 
     @property
     def seed(self):
-        """The random seed of the salts, 32 bytes."""
+        """The random seed of the salts, 32 bytes; None since something was erased."""
+        if self.erased:
+            return None
         cdef int64_t answer = self.verify(self.private_part, SEED_SIZE)
         if answer != INTACT:
             self.raise_damaged(answer)
@@ -556,8 +571,36 @@ cdef class BlockView:
     @property
     def metadata_indexes(self):
         """Indexes of the entries with metadata, ascending: a u4 array."""
-        cdef uint64_t start = self.private_part + SEED_SIZE
-        cdef int64_t answer = self.verify(start - SEED_SIZE, self.checksums - start + SEED_SIZE)
+        cdef uint64_t start = self.checksums - 2 * <uint64_t> self.metadata_count
+        cdef int64_t answer = self.verify(start, self.checksums - start)
         if answer != INTACT:
             self.raise_damaged(answer)
         return np.frombuffer(self.data[start:self.checksums], "<u2").astype("<u4")
+
+    def private(self):
+        """The private part as a ``ledger._private.Private``: salts, and what stands bare."""
+        from ledger._private import Private
+
+        cdef uint64_t place = self.private_part
+        cdef uint64_t past
+        cdef int64_t answer = self.verify(place, self.checksums - place)
+        if answer != INTACT:
+            self.raise_damaged(answer)
+        indexes = self.metadata_indexes
+        if not self.erased:
+            return Private(self.entry_count, seed=self.seed, metadata_indexes=indexes)
+        past = place + 4 + BARE_SIZE * <uint64_t> load32(self.data + place)
+        bare = np.frombuffer(self.data[place + 4:past], layout.BARE)
+        place = past
+        past += SALTS_SIZE * <uint64_t> self.entry_count
+        salts = np.frombuffer(self.data[place:past], np.uint8).reshape(-1, SALTS_SIZE)
+        place = past
+        past += EXT_SALT_SIZE * <uint64_t> self.metadata_count
+        ext_salts = np.frombuffer(self.data[place:past], np.uint8).reshape(-1, EXT_SALT_SIZE)
+        try:
+            return Private(
+                self.entry_count, salts=salts, metadata_indexes=indexes, ext_salts=ext_salts,
+                bare=bare,
+            )
+        except ValueError as error:
+            self._refuse(f"its private part contradicts itself: {error}")

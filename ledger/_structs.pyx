@@ -25,6 +25,7 @@ def check():
     cdef entry_t entry
     cdef resolved_t resolved
     cdef candidate_t candidate
+    cdef bare_t bare
     cdef block_header_t block_header
     compiled = {
         "ACCOUNT": np.asarray(<account_t[:1]>&account).dtype,
@@ -41,6 +42,7 @@ def check():
         "ENTRY": np.asarray(<entry_t[:1]>&entry).dtype,
         "RESOLVED": np.asarray(<resolved_t[:1]>&resolved).dtype,
         "CANDIDATE": np.asarray(<candidate_t[:1]>&candidate).dtype,
+        "BARE": np.asarray(<bare_t[:1]>&bare).dtype,
         "BLOCK_HEADER": np.asarray(<block_header_t[:1]>&block_header).dtype,
     }
     for name, dtype in compiled.items():

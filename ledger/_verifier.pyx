@@ -4,12 +4,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from ledger._accounts cimport row_at
+from ledger._accounts cimport ROW_ERASED, account_row_t, row_at
 from ledger._block cimport Block
 from ledger._core cimport Core, is_transient, reopening
-from ledger._index cimport hash_id
+from ledger._check cimport CHECK
+from ledger._index cimport hash_id, index_insert, index_remove
 from ledger._layout cimport *
-from ledger._u128 cimport equal
+from ledger._u128 cimport equal, is_zero
 
 from ledger import layout
 
@@ -32,6 +33,7 @@ cdef class Verifier(Core):
         cdef account_t opening
         cdef uint64_t timestamp
         cdef int64_t debit, credit, place
+        cdef bint opens_erased
         cdef Block scratch = Block()
         differences = []
         scratch.number = block.number
@@ -48,6 +50,12 @@ cdef class Verifier(Core):
                 stored.record.debit_account_id = row_at(self.accounts, stored.debit_slot).id
             if stored.credit_slot < self.accounts.count:
                 stored.record.credit_account_id = row_at(self.accounts, stored.credit_slot).id
+            opens_erased = stored.kind == ENTRY_KIND_ACCOUNT and is_zero(stored.record.id)
+            if opens_erased:
+                stored.record.id = self.substitute(self.accounts.count)
+                stored.record.debit_account_id = stored.record.id
+            elif stored.kind == ENTRY_KIND_ACCOUNT:
+                self.make_way(stored.record.id)
             event = stored.record
             timestamp = event.timestamp
             self.block = scratch
@@ -133,6 +141,8 @@ cdef class Verifier(Core):
                 differences.append(
                     f"block {block.number}, entry {index}: the rules refuse it: {name}")
             differences.extend(self.recommit(block, index))
+            if opens_erased and not differences:
+                row_at(self.accounts, stored.debit_slot).flags |= ROW_ERASED
             if stored.kind == ENTRY_KIND_ACCOUNT:
                 self.last_account_timestamp = stored.record.timestamp
             elif stored.kind == ENTRY_KIND_TRANSFER or stored.kind == ENTRY_KIND_EXPIRY:
@@ -151,6 +161,43 @@ cdef class Verifier(Core):
         self.block_number = <int64_t>block.number
         self.entry_number = block.first_entry + count
         return differences
+
+    cdef u128_t substitute(self, uint32_t slot) noexcept:
+        """An id that no account has, for an erased one while its entries are decided again."""
+        cdef u128_t id
+        id.lo = slot
+        id.hi = 0x9E3779B97F4A7C15ULL
+        while self.accounts.find(id, hash_id(id, self.accounts.seed)) >= 0:
+            id.hi += 1
+        return id
+
+    cdef void make_way(self, u128_t id) noexcept:
+        """Give an erased account another substitute when an account is to be opened under its
+        present one."""
+        cdef int64_t slot = self.accounts.find(id, hash_id(id, self.accounts.seed))
+        if slot >= 0 and row_at(self.accounts, <uint32_t>slot).flags & ROW_ERASED:
+            self.rename(<uint32_t>slot, self.substitute(<uint32_t>slot))
+
+    cdef void rename(self, uint32_t slot, u128_t id) noexcept:
+        cdef account_row_t* row = row_at(self.accounts, slot)
+        cdef uint64_t hash = hash_id(row.id, self.accounts.seed)
+        index_remove(&self.accounts.shards[hash >> 56], <uint32_t>hash, slot)
+        row.id = id
+        if not is_zero(id):
+            hash = hash_id(id, self.accounts.seed)
+            CHECK(index_insert(&self.accounts.shards[hash >> 56], <uint32_t>hash, slot),
+                  "out of memory for accounts")
+
+    def forget_substitutes(self):
+        """Take the substitute ids from erased accounts, after the last block; then the books are
+        those that recovery makes."""
+        cdef uint32_t slot
+        cdef u128_t nothing
+        memset(&nothing, 0, sizeof(nothing))
+        for slot in range(self.accounts.count):
+            if (row_at(self.accounts, slot).flags & ROW_ERASED
+                    and not is_zero(row_at(self.accounts, slot).id)):
+                self.rename(slot, nothing)
 
     cdef list recommit(self, Block block, uint32_t index):
         """Commit one stored entry in place and compare its sides; what differs, one line each."""

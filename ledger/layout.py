@@ -204,6 +204,15 @@ RESOLUTIONS: Final[dict[str, tuple[int, str]]] = {
     "voided": (2, "voided"),
     "expired": (3, "expired"),
 }
+BARE_PARTS: Final[dict[str, tuple[int, str]]] = {
+    "debit_side": (1, "S of the debit side (an account's own side)"),
+    "credit_side": (2, "S of the credit side"),
+    "leaf": (3, "T of the entry"),
+    "ext": (4, "ext of the entry"),
+    "debit_account": (5, "A of the debit account (of the account itself) after the block"),
+    "credit_account": (6, "A of the credit account after the block"),
+}
+"""What a stored block has as a bare hash since an account was erased."""
 NAMESPACES: Final[dict[str, tuple[int, str]]] = {
     "transfer": (0, "ids of transfers"),
     "administrative": (1, "ids of account settings, definitions and business dates"),
@@ -215,6 +224,7 @@ ENUMS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "OUTCOME": OUTCOMES,
     "RESOLUTION": RESOLUTIONS,
     "NAMESPACE": NAMESPACES,
+    "BARE": BARE_PARTS,
 }
 
 # ----------------------------------------------------------------------------------------------
@@ -708,6 +718,16 @@ RECORDS: Final = (
         ),
     ),
     Record(
+        "BARE",
+        "bare_t",
+        "A hash that stands in a stored block in place of what was erased.",
+        (
+            Field("index", "u32", "index of the entry"),
+            Field("part", "u32", "which part of it"),
+            Field("digest", "bytes32", "the hash"),
+        ),
+    ),
+    Record(
         "BLOCK_HEADER",
         "block_header_t",
         "The head of a block; its keyed hash is the block hash.",
@@ -779,6 +799,7 @@ SIDE: Final = DTYPES["SIDE"]
 ENTRY: Final = DTYPES["ENTRY"]
 RESOLVED: Final = DTYPES["RESOLVED"]
 CANDIDATE: Final = DTYPES["CANDIDATE"]
+BARE: Final = DTYPES["BARE"]
 BLOCK_HEADER: Final = DTYPES["BLOCK_HEADER"]
 
 # ----------------------------------------------------------------------------------------------

@@ -148,6 +148,7 @@ def _replay(
                 verdict.differs(f"{name}: the blocks after it were not decided again")
                 return False
         progress("deciding again", last + 1, last + 1)
+    core.forget_substitutes()
     verdict.last_hash = previous_hash.hex()
     return True
 
