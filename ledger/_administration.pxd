@@ -20,6 +20,7 @@ ctypedef struct refusal_t:
 cdef class Administration(Committer):
     # The request being decided.
     cdef const uint8_t** event_digests          # one for each event; NULL when none has metadata
+    cdef bytes event_metadata                   # the definition's, or None
     cdef uint64_t exists_timestamp
     cdef u128_t needed
     cdef u128_t available
@@ -33,6 +34,9 @@ cdef class Administration(Committer):
         metadata, bint explain) except *
     cdef uint32_t decide_administrative(
         self, const transfer_t* event, entry_t* entry, uint64_t hash) except 0
+
+
+cdef bint is_seal(const entry_t* entry) noexcept nogil
 
 
 cdef inline bint same_digest(const uint8_t* a, const uint8_t* b) noexcept nogil:

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Administrative events: account settings, definitions, the business date.
+"""Administrative events: account settings, definitions, the business date; and the seal.
 
 They are few, so they are decided one by one with the interpreter's help. They are never linked.
 """
@@ -10,12 +10,17 @@ from libc.string cimport memcmp, memcpy, memset
 cimport numpy as cnp
 
 from ledger._accounts cimport account_row_t, row_at
+from ledger._block cimport Block
 from ledger._commit cimport found_t
 from ledger._index cimport hash_id
 from ledger._layout cimport *
 from ledger._u128 cimport is_max, is_zero
 
+import base64
 import datetime
+import hashlib
+import json
+import re
 
 from ledger import layout
 
@@ -24,6 +29,12 @@ cnp.import_array()
 cdef enum:
     SETTINGS_FLAGS_KNOWN = 0xF
     EXPONENT_MAX = 18
+
+VKEY = re.compile(r"([!-*,-~]{1,200})\+([0-9a-f]{8})\+([0-9A-Za-z+/]{44})")
+"""Name, key id and key (33 bytes) of a C2SP vkey; 200 keeps the record of an interval below 1 kB.
+"""
+ED25519_KEY = 0x01
+"""The type byte of a key that signs notes with Ed25519."""
 
 
 cdef class Administration(Committer):
@@ -95,6 +106,8 @@ cdef class Administration(Committer):
             results[index].timestamp = timestamp - count + index + 1
             results[index].reserved = 0
             self.event_digest = NULL if self.event_digests == NULL else self.event_digests[index]
+            self.event_metadata = (
+                None if self.event_digest == NULL else bytes(metadata[index]))
             self.exists_timestamp = 0
             self.refused_slot = LIMIT_NO_SLOT
             entry = &self.block.rows[self.block.count]
@@ -117,7 +130,7 @@ cdef class Administration(Committer):
                 entry.flags |= ENTRY_HAS_METADATA
             self.commit(entry)
             if entry_kind == ENTRY_KIND_DEFINITION:
-                self.declare(entry, bytes(metadata[index]) if self.event_digest != NULL else b"")
+                self.declare(entry, self.event_metadata or b"")
             elif entry_kind == ENTRY_KIND_ADMINISTRATION:
                 self.business_date = entry.record.user_data_32
             self.finish_entry(entry, hash)
@@ -146,7 +159,8 @@ cdef class Administration(Committer):
                 reserved_field = (reserved_field or event.timeout != 0 or event.ledger != 0
                                   or event.code != 0)
                 reserved_flag = event.flags != 0
-            elif event.timeout == DEFINITION_KIND_LEDGER:
+            elif (event.timeout == DEFINITION_KIND_LEDGER
+                    or event.timeout == DEFINITION_KIND_SIGNING_KEY):
                 reserved_flag = event.flags != 0
         if event.timestamp != 0:
             return ADMINISTRATIVE_STATUS_TIMESTAMP_MUST_BE_ZERO
@@ -204,6 +218,15 @@ cdef class Administration(Committer):
                     return ADMINISTRATIVE_STATUS_CODE_MUST_NOT_BE_ZERO
                 if event.user_data_32 != 0:
                     return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
+            elif event.timeout == DEFINITION_KIND_SIGNING_KEY:
+                if event.ledger != 0:
+                    return ADMINISTRATIVE_STATUS_LEDGER_MUST_BE_ZERO
+                if event.code != 0:
+                    return ADMINISTRATIVE_STATUS_CODE_MUST_BE_ZERO
+                if event.user_data_32 != 0:
+                    return ADMINISTRATIVE_STATUS_EXPONENT_OUT_OF_RANGE
+                if not names_a_key(self.event_metadata):
+                    return ADMINISTRATIVE_STATUS_SIGNING_KEY_MALFORMED
             else:
                 return ADMINISTRATIVE_STATUS_DEFINITION_KIND_UNKNOWN
             if (len(self.declared) >= LIMIT_DEFINITIONS_MAX
@@ -215,6 +238,58 @@ cdef class Administration(Committer):
             if event.user_data_32 <= self.business_date:
                 return ADMINISTRATIVE_STATUS_DATE_MUST_ADVANCE
         return STATUS_CREATED
+
+    def seal(self, uint64_t timestamp):
+        """Fill the open block, which must be empty, with the ledger's own entry of a block that is
+        only made to be sealed. It changes nothing but the last timestamp."""
+        cdef Block block = self.block
+        cdef entry_t* entry
+        if block is None or block.count:
+            raise RuntimeError("a seal needs an open block without entries")
+        if timestamp > TIMESTAMP_MAX or timestamp <= self.last_timestamp:
+            raise ValueError(f"timestamp {timestamp} is not after {self.last_timestamp}")
+        if not block.reserve(1):
+            raise MemoryError
+        entry = &block.rows[0]
+        memset(entry, 0, sizeof(entry_t))
+        entry.kind = ENTRY_KIND_ADMINISTRATION
+        entry.record.code = ADMINISTRATION_SEAL
+        entry.record.timestamp = timestamp
+        entry.debit_slot = LIMIT_NO_SLOT
+        entry.credit_slot = LIMIT_NO_SLOT
+        self.event_digest = NULL
+        self.finish_entry(entry, 0)
+        self.last_timestamp = timestamp
+
+
+cdef bint is_seal(const entry_t* entry) noexcept nogil:
+    """Whether an entry is the ledger's own of a seal block, in its one form."""
+    cdef transfer_t only
+    memset(&only, 0, sizeof(only))
+    only.code = ADMINISTRATION_SEAL
+    only.timestamp = entry.record.timestamp
+    return (entry.kind == ENTRY_KIND_ADMINISTRATION and entry.flags == 0 and entry.metadata == 0
+            and entry.debit_slot == LIMIT_NO_SLOT and entry.credit_slot == LIMIT_NO_SLOT
+            and is_zero(entry.released) and memcmp(&entry.record, &only, sizeof(only)) == 0)
+
+
+cdef bint names_a_key(bytes metadata):
+    """Whether metadata is {"vkey": ...} of an Ed25519 key whose id is that of its name and key."""
+    if metadata is None:
+        return False
+    try:
+        content = json.loads(metadata)
+    except ValueError:
+        return False
+    if not isinstance(content, dict) or list(content) != ["vkey"]:
+        return False
+    parts = VKEY.fullmatch(content["vkey"]) if isinstance(content["vkey"], str) else None
+    if parts is None:
+        return False
+    name, key_id, text = parts.groups()
+    key = base64.b64decode(text)
+    digest = hashlib.sha256(name.encode() + b"\n" + key).digest()
+    return key[0] == ED25519_KEY and digest[:4].hex() == key_id
 
 
 cdef object as_int(u128_t value):

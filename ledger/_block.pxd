@@ -47,4 +47,4 @@ cdef class BlockIds:
 
 
 cdef uint8_t namespace_of(uint8_t kind) noexcept nogil
-cdef bint has_id(uint8_t kind) noexcept nogil
+cdef bint has_id(const entry_t* entry) noexcept nogil

@@ -9,10 +9,11 @@ cimport numpy as cnp
 
 from ledger._index cimport hash_id
 from ledger._layout cimport (
-    ENTRY_HAS_METADATA, ENTRY_KIND_ACCOUNT, ENTRY_KIND_BURNED_ID, ENTRY_KIND_EXPIRY,
-    ENTRY_KIND_TRANSFER, NAMESPACE_ADMINISTRATIVE, NAMESPACE_TRANSFER, entry_t, u128_t,
+    DEFINITION_KIND_SIGNING_KEY, ENTRY_HAS_METADATA, ENTRY_KIND_ACCOUNT, ENTRY_KIND_BURNED_ID,
+    ENTRY_KIND_DEFINITION, ENTRY_KIND_TRANSFER, NAMESPACE_ADMINISTRATIVE, NAMESPACE_TRANSFER,
+    entry_t, u128_t,
 )
-from ledger._u128 cimport equal
+from ledger._u128 cimport equal, is_zero
 
 import numpy as np
 from blake3 import blake3
@@ -29,10 +30,10 @@ cdef uint8_t namespace_of(uint8_t kind) noexcept nogil:
     return NAMESPACE_ADMINISTRATIVE
 
 
-cdef bint has_id(uint8_t kind) noexcept nogil:
-    """Whether an entry of this kind uses up an id of a namespace (accounts have a table of their
-    own)."""
-    return kind != ENTRY_KIND_ACCOUNT and kind != ENTRY_KIND_EXPIRY
+cdef bint has_id(const entry_t* entry) noexcept nogil:
+    """Whether an entry uses up an id of a namespace: accounts have a table of their own, and the
+    ledger's own entries (expiries, seals) have id 0."""
+    return entry.kind != ENTRY_KIND_ACCOUNT and not is_zero(entry.record.id)
 
 
 cdef class Block:
@@ -100,6 +101,20 @@ cdef class Block:
         cnp.set_array_base(raw, self)
         view = raw.view(layout.ENTRY)
         return view
+
+    @property
+    def announces_key(self):
+        """Whether an entry declares a signing key: the block's flag of that name."""
+        cdef uint32_t index
+        cdef entry_t* row
+        if self.metadata_count == 0:            # a signing key is in metadata
+            return False
+        for index in range(self.count):
+            row = &self.rows[index]
+            if (row.kind == ENTRY_KIND_DEFINITION
+                    and row.record.timeout == DEFINITION_KIND_SIGNING_KEY):
+                return True
+        return False
 
     cdef void reset(self) noexcept:
         self.count = 0
@@ -176,7 +191,7 @@ cdef class BlockIds:
         self.used = 0
         for index in range(block.count):
             row = &block.rows[index]
-            if has_id(row.kind):
+            if has_id(row):
                 self.insert(hash_id(row.record.id, namespace_of(row.kind)), index)
         return True
 

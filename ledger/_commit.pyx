@@ -301,7 +301,7 @@ cdef class Committer(Books):
         if self.event_digest != NULL:
             CHECK(self.block.add_digest(self.event_digest), "out of memory for metadata")
             entry.metadata = self.block.metadata_count
-        if has_id(entry.kind):
+        if has_id(entry):
             self.ids.insert(hash, self.block.count)
         self.block.count += 1
 
@@ -350,7 +350,7 @@ cdef class Committer(Books):
             entry = &self.block.rows[self.block.count]
             if entry.metadata:
                 self.block.metadata_count -= 1
-            if has_id(entry.kind):
+            if has_id(entry):
                 self.ids.remove_last(
                     hash_id(entry.record.id, namespace_of(entry.kind)), self.block.count)
 

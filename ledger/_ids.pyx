@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from ledger._layout cimport (
     ENTRY_KIND_ACCOUNT_SETTINGS,
+    ADMINISTRATION_SEAL,
     ENTRY_KIND_ADMINISTRATION,
     ENTRY_KIND_BURNED_ID,
     ENTRY_KIND_DEFINITION,
@@ -505,7 +506,10 @@ cdef class IdKeys:
             elif (
                 kind == ENTRY_KIND_ACCOUNT_SETTINGS
                 or kind == ENTRY_KIND_DEFINITION
-                or kind == ENTRY_KIND_ADMINISTRATION
+                or (
+                    kind == ENTRY_KIND_ADMINISTRATION
+                    and entry.record.code != ADMINISTRATION_SEAL
+                )
             ):
                 hashes[records] = hash_of(self.seeds, NAMESPACE_ADMINISTRATIVE, entry.record.id)
                 references[records] = position | index

@@ -543,6 +543,14 @@ cdef class BlockView:
         return header.root[:32]
 
     @property
+    def state(self):
+        """(block, state root) of the earlier block that the header names, or None."""
+        cdef block_header_t header
+        memcpy(&header, self.data, HEADER_SIZE)
+        root = <bytes>header.state_root[:32]
+        return (header.state_block, root) if any(root) else None
+
+    @property
     def instance(self):
         """The ledger's 16 random bytes."""
         cdef block_header_t header

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from ledger._accounts cimport ROW_ERASED, account_row_t, row_at
+from ledger._administration cimport is_seal
 from ledger._block cimport Block
 from ledger._core cimport Core, is_transient, reopening
 from ledger._check cimport CHECK
@@ -62,7 +63,9 @@ cdef class Verifier(Core):
             self.event_digest = NULL
             self.refused_slot = LIMIT_NO_SLOT
             self.exists_timestamp = 0
+            self.event_metadata = None
             if stored.metadata:
+                self.event_metadata = block.metadata[stored.metadata - 1]
                 self.event_digest = block.digests + <size_t>32 * (stored.metadata - 1)
             status = STATUS_CREATED
             memset(&decided, 0, sizeof(decided))
@@ -114,6 +117,11 @@ cdef class Verifier(Core):
                 if not is_transient(event.code):
                     differences.append(
                         f"block {block.number}, entry {index}: burned by a status that burns none")
+            elif (stored.kind == ENTRY_KIND_ADMINISTRATION
+                    and event.code == ADMINISTRATION_SEAL):
+                if not is_seal(stored) or count != 1 or timestamp != block.last_timestamp:
+                    differences.append(
+                        f"block {block.number}, entry {index}: a seal is not alone, or not bare")
             else:
                 event.timestamp = 0
                 if stored.kind == ENTRY_KIND_ACCOUNT_SETTINGS:

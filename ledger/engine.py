@@ -14,6 +14,7 @@ memory is ahead of the disk.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -30,8 +31,10 @@ from ledger._block import Block
 from ledger._core import Core
 from ledger._history import History
 from ledger._pack import encode_block
+from ledger.clock import ClockGuard
 from ledger.config import Config
 from ledger.errors import DiskFailed, LedgerError, RequestRefused, Unavailable
+from ledger.sealing import SEAL, Seals
 from ledger.state import (
     REQUEST_KINDS,
     Chain,
@@ -50,13 +53,11 @@ JOINED_EVENTS_MAX: Final = 1024
 """Requests smaller than this are resolved together, larger ones each alone and without a copy."""
 TICK_S: Final = 0.05
 """How often an idle engine looks at the clock, the disk and the snapshot."""
-BEHIND_SLACK_NS: Final = 10_000_000
-"""Timestamps of one block may run a little ahead of the clock; a clock is behind only beyond
-this."""
 LATENCY_BUCKETS: Final = 36
 """Bucket i of the latency histogram counts replies that took less than 2^i microseconds (and not
 less than half)."""
 
+_LOG: Final = logging.getLogger(__name__)
 STAGES: Final = ("resolve", "decide", "insert_ids", "hash", "snapshot", "pack", "append")
 
 
@@ -71,6 +72,16 @@ class Reply(NamedTuple):
     timestamp: int
     """Time of the request's last event, ns."""
     explanations: list[dict[str, object]] | None
+
+
+class _Decided(NamedTuple):
+    """What the engine thread hands to the journal thread, in order."""
+
+    block: Block | None
+    """None when there is nothing to store, only replies that wait for what was decided before."""
+    flags: int
+    state: tuple[int, bytes] | None
+    requests: list[_Request]
 
 
 class _Request:
@@ -129,60 +140,14 @@ def _deliver(requests: list[_Request]) -> None:
             continue
 
 
-class _ClockGuard:
-    """Notices a wall clock that jumped against the monotonic one, or that is behind the last block.
-
-    Both are over when the clock is set right, since nothing was posted meanwhile, or confirmed.
-    """
-
-    def __init__(
-        self, clock_ns: Callable[[], int], monotonic_ns: Callable[[], int], jump_ns: int
-    ) -> None:
-        self._clock_ns = clock_ns
-        self._monotonic_ns = monotonic_ns
-        self._jump_ns = jump_ns
-        self._offset_ns = 0
-        self._behind_confirmed = False
-        self.reason: str | None = None
-
-    def start(self) -> None:
-        """Take the clock as it is for right, except that it must not be behind the last block."""
-        self._offset_ns = self._clock_ns() - self._monotonic_ns()
-        self._behind_confirmed = False
-
-    def confirm(self) -> None:
-        """Take the clock as it is for right, behind the last block or not."""
-        self.start()
-        self._behind_confirmed = True
-
-    def now(self, last_timestamp: int) -> int:
-        """Return the time, ns; set ``reason`` to why it cannot be trusted, or to None."""
-        now = self._clock_ns()
-        step_ns = now - self._monotonic_ns() - self._offset_ns
-        behind_ns = last_timestamp - now
-        if behind_ns <= 0:
-            self._behind_confirmed = False
-        self.reason = None
-        if abs(step_ns) > self._jump_ns:
-            self.reason = (
-                f"the clock stepped by {step_ns / 1e9:.3f} s against the monotonic time;"
-                " set it right, or confirm it"
-            )
-        elif behind_ns > BEHIND_SLACK_NS and not self._behind_confirmed:
-            self.reason = (
-                f"the clock is {behind_ns / 1e9:.3f} s behind the last block;"
-                " wait for it, set it right, or confirm it"
-            )
-        return now
-
-
 class Engine:
     """Runs a core over a store: takes requests from any thread or event loop, answers when they are
     durable.
 
     ``clock_ns``, ``monotonic_ns`` and ``random_bytes`` are where time and salt come from.
     ``on_fatal(error)`` is called once, on an engine thread, after a failed write has stopped the
-    engine and failed everything pending.
+    engine and failed everything pending. Each of ``on_sealed`` is called with the number of every
+    block that ends an interval, as soon as it is durable, on the journal thread: it must not wait.
     """
 
     def __init__(
@@ -200,6 +165,7 @@ class Engine:
         self._monotonic_ns = monotonic_ns
         self._random_bytes = random_bytes
         self._on_fatal = on_fatal
+        self.on_sealed: list[Callable[[int], None]] = []
 
         # Set once by start(), read by all:
         self.core: Core = None
@@ -214,7 +180,7 @@ class Engine:
         self._pool: deque[_Request] = deque()
         self._pool_events = 0
         self._reads: deque[_Request] = deque()
-        self._journal_queue: deque[tuple[Block | None, list[_Request]]] = deque()
+        self._journal_queue: deque[_Decided] = deque()
         self._in_flight: deque[Block] = deque()
         self._free_blocks: list[Block] = []
         self._waiters: list[tuple[int, _Request]] = []
@@ -225,12 +191,14 @@ class Engine:
         self._durable_position = -1
         self._durable_block = -1
         self._durable_timestamp = 0
+        self._sealed_block = -1
 
         # Set by anyone without the lock, taken by the engine thread:
         self._clock_confirmed = False
 
         # Owned by the engine thread:
-        self._guard = _ClockGuard(clock_ns, monotonic_ns, self.config.clock_jump_ns)
+        self._guard = ClockGuard(clock_ns, monotonic_ns, self.config.clock_jump_ns)
+        self._seals = Seals(self.config.seal_interval_ms * 1_000_000)
         self._decided_position = -1
         self._engine_hand: list[_Request] = []
         self._posting_refusal: tuple[str, str] | None = None
@@ -248,6 +216,7 @@ class Engine:
         self._refusals = 0
         self._expiries = 0
         self._blocks = 0
+        self._sealed_blocks = 0
         self._entries = 0
         self._bytes = 0
         self._latency = [0] * LATENCY_BUCKETS
@@ -287,6 +256,7 @@ class Engine:
         if recovery.last_block >= 0:
             with self.store.reader() as reader:
                 index = reader.block(recovery.last_block).entry_count - 1
+                self._sealed_block = self._seals.recover(reader, self._monotonic_ns())
             self._durable_position = layout.position(recovery.last_block, index)
         self._decided_position = self._durable_position
         self._durable_timestamp = core.last_timestamp
@@ -487,6 +457,11 @@ class Engine:
         return self._durable_block
 
     @property
+    def sealed_block(self) -> int:
+        """Number of the last durable block that ends an interval; -1 before the first."""
+        return self._sealed_block
+
+    @property
     def durable_timestamp(self) -> int:
         """Last timestamp of the last durable block, ns: a balance in the past is answered up to
         here."""
@@ -571,6 +546,8 @@ class Engine:
             "refusals": self._refusals,
             "expiries": self._expiries,
             "blocks": self._blocks,
+            "sealed_blocks": self._sealed_blocks,
+            "sealed_block": self._sealed_block,
             "entries": self._entries,
             "block_bytes": self._bytes,
             "device_syncs": int(getattr(self.store, "device_syncs", 0)),
@@ -624,6 +601,9 @@ class Engine:
                     self._engine_hand = requests
                     self._decide_block(requests, now, expires)
                     self._engine_hand = []
+                idle = not requests and not expires
+                if self._seals.due(self._monotonic_ns(), idle=idle, root_waits=False):
+                    self._make_seal(now)
         started = time.perf_counter_ns()
         self.store.snapshot_step(core, self._durable_block)
         self._stage_ns["snapshot"] += time.perf_counter_ns() - started
@@ -765,9 +745,7 @@ class Engine:
         """Decide and hash one block: due expiries first, then the requests in order of arrival."""
         core, spent = self.core, self._stage_ns
         measure = time.perf_counter_ns
-        with self._lock:
-            block = self._free_blocks.pop() if self._free_blocks else Block()
-
+        block = self._free_block()
         started = measure()
         resolved, used = self._resolve(requests)
         resolved_at = measure()
@@ -790,18 +768,39 @@ class Engine:
         decided_at = measure()
         spent["decide"] += decided_at - resolved_at
 
-        if not block.count:
-            with self._lock:
-                self._free_blocks.append(block)
-            self._hand_over(None, requests)
+        if block.count:
+            self._finish_block(block, requests)
             return
+        with self._lock:
+            self._free_blocks.append(block)
+        self._hand_over(None, requests)
+
+    def _make_seal(self, now: int) -> None:
+        """Decide a block of the ledger's own, for the seal that it bears."""
+        core, block = self.core, self._free_block()
+        core.open_block(block, core.block_number + 1)
+        core.seal(max(now, core.last_timestamp + 1))
+        core.close_block()
+        self._finish_block(block, [], made_to_seal=True)
+
+    def _free_block(self) -> Block:
+        with self._lock:
+            return self._free_blocks.pop() if self._free_blocks else Block()
+
+    def _finish_block(
+        self, block: Block, requests: list[_Request], *, made_to_seal: bool = False
+    ) -> None:
+        """Index, hash and hand over a closed block."""
+        spent, measure = self._stage_ns, time.perf_counter_ns
+        started = measure()
         self._decided_position = layout.position(block.number, block.count - 1)
         self.store.insert_ids(block)
         inserted_at = measure()
-        spent["insert_ids"] += inserted_at - decided_at
-        core.hash_block(block, self._random_bytes(32))
+        spent["insert_ids"] += inserted_at - started
+        self.core.hash_block(block, self._random_bytes(32))
         spent["hash"] += measure() - inserted_at
-        self._hand_over(block, requests)
+        sealed = self._seals.take(block.last_timestamp, self._monotonic_ns(), made=made_to_seal)
+        self._hand_over(block, requests, flags=SEAL if sealed else 0)
 
     def _expire(self, now: int) -> None:
         # The rest of the block stays free for requests; what is due beyond that waits for the next
@@ -845,11 +844,19 @@ class Engine:
         self._events_decided += count
         self._refusals += count - int(np.count_nonzero(results["status"] == layout.CREATED))
 
-    def _hand_over(self, block: Block | None, requests: list[_Request]) -> None:
-        """Give a block and its replies to the journal thread, in order."""
+    def _hand_over(
+        self,
+        block: Block | None,
+        requests: list[_Request],
+        *,
+        flags: int = 0,
+        state: tuple[int, bytes] | None = None,
+    ) -> None:
+        """Give a block, what its header says beside it, and its replies to the journal thread, in
+        order."""
         with self._lock:
             if self._fatal is None:
-                self._journal_queue.append((block, requests))
+                self._journal_queue.append(_Decided(block, flags, state, requests))
                 if block is not None:
                     self._in_flight.append(block)
                 self._journal_wake.notify()
@@ -868,23 +875,24 @@ class Engine:
                         if self._fatal is not None or self._engine_done:
                             return
                         self._journal_wake.wait()
-                    block, requests = self._journal_queue.popleft()
-                self._journal_hand = requests
-                if block is not None:
-                    self._write(block)
-                self._answer(requests)
+                    decided = self._journal_queue.popleft()
+                self._journal_hand = decided.requests
+                if decided.block is not None:
+                    self._write(decided.block, decided.flags, decided.state)
+                self._answer(decided.requests)
                 self._journal_hand = []
         except BaseException as error:
             self._fail(error)
             self._fail_hand(self._journal_hand)
 
-    def _write(self, block: Block) -> None:
+    def _write(self, block: Block, flags: int, state: tuple[int, bytes] | None) -> None:
         """Make a block durable, then let the engine and those who wait know."""
         assert self._chain is not None
         spent = self._stage_ns
         measure = time.perf_counter_ns
         started = measure()
-        value = encode_block(block, self._chain.header(block))
+        number = block.number
+        value = encode_block(block, self._chain.header(block, flags=flags, state=state))
         packed_at = measure()
         spent["pack"] += packed_at - started
         self.store.append(value, block)
@@ -896,9 +904,11 @@ class Engine:
         position = layout.position(block.number, block.count - 1)
         ready: list[_Request] = []
         with self._lock:
-            self._durable_block = block.number
+            self._durable_block = number
             self._durable_timestamp = block.last_timestamp
             self._durable_position = position
+            if flags & SEAL:
+                self._sealed_block = number
             self._in_flight.popleft()
             self._free_blocks.append(block)
             if self._waiters:
@@ -910,6 +920,17 @@ class Engine:
         for request in ready:
             request.reply = position
         _deliver(ready)
+        if flags & SEAL:
+            self._sealed_blocks += 1
+            self._tell_sealed(number)
+
+    def _tell_sealed(self, number: int) -> None:
+        for tell in self.on_sealed:
+            try:
+                tell(number)
+            except Exception:
+                # Whoever publishes the log must not stop the posting.
+                _LOG.exception("block %d is sealed, and a listener failed", number)
 
     def _answer(self, requests: list[_Request]) -> None:
         now = self._monotonic_ns()
@@ -941,8 +962,8 @@ class Engine:
                 self._fatal = failure
             self._stage = "failed"
             pending = [*self._pool, *self._reads]
-            for _, requests in self._journal_queue:
-                pending += requests
+            for decided in self._journal_queue:
+                pending += decided.requests
             pending += [request for _, request in self._waiters]
             self._pool.clear()
             self._pool_events = 0

@@ -158,7 +158,10 @@ ENTRY_FLAGS: Final = (
     Flag("reopens_debit", 1, "the entry takes the closed flag from its debit account"),
     Flag("reopens_credit", 2, "the entry takes the closed flag from its credit account"),
 )
-BLOCK_FLAGS: Final = (Flag("seal", 0, "the block closes an interval of the outer log"),)
+BLOCK_FLAGS: Final = (
+    Flag("seal", 0, "the block closes an interval of the outer log"),
+    Flag("announces_key", 1, "the block declares a signing key of the outer log"),
+)
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "ACCOUNT": ACCOUNT_FLAGS,
@@ -177,16 +180,22 @@ ENTRY_KINDS: Final[dict[str, tuple[int, str]]] = {
     "expiry": (3, "a pending transfer expired"),
     "burned_id": (4, "a transfer failed with a transient status; its id is burned"),
     "account_settings": (5, "an account's settings were replaced"),
-    "definition": (6, "a ledger or a code was declared"),
+    "definition": (6, "a ledger, a code or a signing key was declared"),
     "object_event": (7, "an event of an evidence or data object"),
-    "administration": (8, "the business date moved"),
+    "administration": (8, "the business date moved, or the ledger made a block to seal"),
 }
 """Kinds of journal entries; 0 to 31 are reserved for the ledger itself."""
 
 DEFINITION_KINDS: Final[dict[str, tuple[int, str]]] = {
     "ledger": (1, "a ledger: currency and exponent"),
     "code": (2, "a code: name and normal side"),
+    "signing_key": (3, "a signing key of the outer log: its vkey is in the metadata"),
 }
+ADMINISTRATIONS: Final[dict[str, tuple[int, str]]] = {
+    "business_date": (0, "an event moved the business date"),
+    "seal": (1, "the ledger's own entry, alone in a block that it makes to seal; id 0"),
+}
+"""What an entry of kind administration is, in its field code."""
 CHANGE_EVENT_TYPES: Final[dict[str, tuple[int, str]]] = {
     "single_phase": (0, "a transfer in one step"),
     "two_phase_pending": (1, "an amount was reserved"),
@@ -220,6 +229,7 @@ NAMESPACES: Final[dict[str, tuple[int, str]]] = {
 ENUMS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "ENTRY_KIND": ENTRY_KINDS,
     "DEFINITION_KIND": DEFINITION_KINDS,
+    "ADMINISTRATION": ADMINISTRATIONS,
     "CHANGE_EVENT_TYPE": CHANGE_EVENT_TYPES,
     "OUTCOME": OUTCOMES,
     "RESOLUTION": RESOLUTIONS,
@@ -417,12 +427,17 @@ ADMINISTRATIVE_STATUSES: Final = (
     Status("overdraft_must_be_zero", 1008, "overdraft is given without its flag"),
     Status("ceiling_must_be_zero", 1009, "ceiling is given without its flag"),
     Status("account_not_found", 1010, "no such account"),
-    Status("definition_kind_unknown", 1011, "kind is neither ledger nor code"),
+    Status("definition_kind_unknown", 1011, "kind is neither ledger, code nor signing key"),
     Status("ledger_must_not_be_zero", 13, "a ledger's definition names ledger 0"),
-    Status("ledger_must_be_zero", 1012, "a code's definition names a ledger"),
+    Status("ledger_must_be_zero", 1012, "a code's or signing key's definition names a ledger"),
     Status("code_must_not_be_zero", 14, "a code's definition names code 0"),
-    Status("code_must_be_zero", 1013, "a ledger's definition names a code"),
-    Status("exponent_out_of_range", 1014, "exponent is above 18, or given for a code"),
+    Status("code_must_be_zero", 1013, "a ledger's or signing key's definition names a code"),
+    Status("exponent_out_of_range", 1014, "exponent is above 18, or given for no ledger"),
+    Status(
+        "signing_key_malformed",
+        1018,
+        'the metadata of a signing key is not {"vkey": ...} with an Ed25519 key under its own id',
+    ),
     Status("definitions_full", 1015, "as many ledgers and codes are declared as the ledger holds"),
     Status("date_out_of_range", 1016, "date is no calendar day YYYYMMDD"),
     Status("date_must_advance", 1017, "date is not after the business date"),
@@ -614,7 +629,7 @@ RECORDS: Final = (
     Record(
         "DEFINITION",
         "definition_t",
-        "Declares a ledger or a code, with names in its metadata; a later one replaces it.",
+        "Declares a ledger, code or signing key, with metadata; a later one replaces it.",
         (
             Field("id", "u128", "the event's own permanent id"),
             Field("reserved_1", "u128", "0"),

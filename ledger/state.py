@@ -25,6 +25,7 @@ from ledger.errors import RequestRefused
 from ledger.storage.memory import MemoryStore
 
 MAGIC: Final = b"SANYUAN\0"
+ANNOUNCES_KEY: Final = layout.flag_mask("BLOCK", "announces_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,14 @@ class Chain:
         self.instance = instance
         self.last_hash = last_hash
 
-    def header(self, block: Block) -> bytes:
-        """Return the 256 header bytes of a hashed block, and make it the last of the chain."""
+    def header(
+        self, block: Block, *, flags: int = 0, state: tuple[int, bytes] | None = None
+    ) -> bytes:
+        """Return the 256 header bytes of a hashed block, and make it the last of the chain.
+
+        ``flags`` are block flags; ``announces_key`` follows from the entries. ``state`` is an
+        earlier block and its state root.
+        """
         header = np.zeros(1, layout.BLOCK_HEADER)
         row = header[0]
         row["magic"] = np.frombuffer(MAGIC, "u1")
@@ -79,6 +86,10 @@ class Chain:
         row["last_transfer_timestamp"] = block.last_transfer_timestamp
         row["entry_count"] = block.count
         row["business_date"] = block.business_date
+        row["flags"] = flags | (ANNOUNCES_KEY if block.announces_key else 0)
+        if state is not None:
+            row["state_block"] = state[0]
+            row["state_root"] = np.frombuffer(state[1], "u1")
         row["previous_hash"] = np.frombuffer(self.last_hash, "u1")
         row["root"] = np.frombuffer(block.root, "u1")
         data = header.tobytes()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ledger.engine import Engine
 
 _LEDGER: Final = layout.DEFINITION_KINDS["ledger"][0]
+_CODE: Final = layout.DEFINITION_KINDS["code"][0]
 _CREDIT_NORMAL: Final = layout.flag_mask("DEFINITION", "normal_side_credit")
 _DEBITS_LIMITED: Final = layout.flag_mask("ACCOUNT", "debits_must_not_exceed_credits")
 _OVERDRAFT: Final = layout.flag_mask("ACCOUNT_SETTINGS", "overdraft")
@@ -101,7 +102,7 @@ def _definitions(rows: list[dict[str, Any]]) -> Definitions:
             )
             if isinstance(name, str):
                 found.ledger_names[row["ledger"]] = name
-        else:
+        elif row["kind"] == _CODE:
             found.credit_normal[row["code"]] = bool(row["flags"] & _CREDIT_NORMAL)
             if isinstance(name, str):
                 found.code_names[row["code"]] = name

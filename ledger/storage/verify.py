@@ -40,6 +40,10 @@ _WITH_ID: Final = {
     ),
 }
 """The kinds of entries whose ids are in the index, by namespace."""
+_SEAL_CODE: Final = layout.ADMINISTRATIONS["seal"][0]
+_SEAL: Final = layout.flag_mask("BLOCK", "seal")
+_ANNOUNCES_KEY: Final = layout.flag_mask("BLOCK", "announces_key")
+_BLOCK_FLAGS: Final = _SEAL | _ANNOUNCES_KEY
 _RESOLVING: Final = layout.flag_mask("TRANSFER", "post_pending_transfer", "void_pending_transfer")
 
 
@@ -131,6 +135,7 @@ def _replay(
                 verdict.differs(f"{name}: its first entry is {view.first_entry}, not {first_entry}")
             if block_hash(view.header_bytes) != view.hash:
                 verdict.differs(f"{name}: its hash is not that of its header")
+            _check_flags(view, block, verdict)
             different = core.redecide(block)
             for what in different:
                 verdict.differs(what if what.startswith("block") else f"{name}: {what}")
@@ -153,12 +158,25 @@ def _replay(
     return True
 
 
+def _check_flags(view: Any, block: Any, verdict: Verdict) -> None:
+    """Hold what the header says of the entries against the entries."""
+    if bool(view.flags & _ANNOUNCES_KEY) != block.announces_key:
+        verdict.differs(f"block {view.number}: the flag announces_key in its header is wrong")
+    if view.flags & ~_BLOCK_FLAGS:
+        verdict.differs(f"block {view.number}: its header has flags that nobody knows")
+    entry = block.entries[0]
+    alone = entry["kind"] == _KINDS["administration"] and entry["record"]["code"] == _SEAL_CODE
+    if alone and not view.flags & _SEAL:
+        verdict.differs(f"block {view.number}: it was made to seal, and is not sealed")
+
+
 def _compare_ids(store: LmdbStore, block: Any, verdict: Verdict) -> None:
     """Find every id of a block in the index, with the position that it has."""
     entries = block.entries
     kinds, records = entries["kind"], entries["record"]
     for namespace, with_id in _WITH_ID.items():
-        places = np.flatnonzero(np.isin(kinds, with_id))
+        has_id = (records["id"]["lo"] != 0) | (records["id"]["hi"] != 0)
+        places = np.flatnonzero(np.isin(kinds, with_id) & has_id)
         _find(store, block.number, records["id"], places, namespace, False, verdict)
     resolving = (kinds == _KINDS["transfer"]) & (records["flags"] & _RESOLVING != 0)
     places = np.flatnonzero(resolving | (kinds == _KINDS["expiry"]))

@@ -230,6 +230,18 @@ async def test_settings_definitions_and_the_business_date_show(bank: Service) ->
     assert (await bank.get("/v1/accounts/3")).json["balance_text"] == "-0.900"
 
 
+async def test_a_signing_key_is_announced_by_its_vkey(bank: Service) -> None:
+    vkey = "bank.example/1+80ba27c8+AQABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+    key = {"id": "8", "kind": "signing_key", "metadata": {"vkey": vkey}}
+    for metadata in ({}, {"vkey": vkey[:-1]}, {"vkey": vkey, "name": "key"}, {"vkey": [vkey]}):
+        answer = await bank.post("/v1/definitions", {**key, "metadata": metadata})
+        assert answer.statuses == ["signing_key_malformed"]
+    await bank.created("/v1/definitions", key)
+    assert (await bank.post("/v1/definitions", key)).statuses == ["exists"]
+    assert (await bank.transfer(7, 1, 2, 900)).statuses == ["created"]
+    assert (await bank.get("/v1/accounts/2")).json["balance_text"] == "9.00 CNY"
+
+
 async def test_metadata_is_kept_in_canonical_form_and_compared(bank: Service) -> None:
     wanted = {**EXAMPLES["create_transfers"][2], "metadata": {"b": 1.50, "a": "工资"}}
     await bank.created("/v1/transfers", wanted)

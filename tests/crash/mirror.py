@@ -136,6 +136,9 @@ class Mirror:
                         raise Mismatch(f"id {identifier} is there twice, again at {position}")
                     known = self.transfers if kind == "transfer" else self.burned
                     known[identifier] = entry
+                case "administration" if identifier == 0:
+                    if len(ids) > 1:  # the ledger's own, of a block that it made to seal
+                        raise Mismatch(f"entry {position}: a seal is not alone in its block")
                 case "account_settings" | "definition" | "administration":
                     if identifier in self.administrative:
                         raise Mismatch(f"id {identifier} is there twice, again at {position}")

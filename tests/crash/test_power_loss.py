@@ -115,7 +115,7 @@ def _recovered(store: LmdbStore, ids: np.ndarray) -> Recovered:
                 (_ADMINISTRATIVE, ("account_settings", "definition", "administration")),
             ):
                 chosen = np.isin(entries["kind"], [kinds[name] for name in names])
-                expected[namespace] |= _numbers(entries["record"]["id"][chosen])
+                expected[namespace] |= _numbers(entries["record"]["id"][chosen]) - {0}
     for namespace, numbers in expected.items():
         rows = store.resolve_ids(core, ids, {}, namespace)
         known = _numbers(rows["record"]["id"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import calendar
+import hashlib
+import json
 from functools import partialmethod
 
 from ledger import layout
@@ -10,7 +13,24 @@ from tests.model.answers import Answers, Metadata, Record, Result, first_broken,
 
 U128_MAX = layout.U128_MAX
 S = {flag.name: 1 << flag.bit for flag in layout.ACCOUNT_SETTINGS_FLAGS}
-LEDGER, CODE = layout.DEFINITION_KINDS["ledger"][0], layout.DEFINITION_KINDS["code"][0]
+LEDGER, CODE, SIGNING_KEY = (
+    layout.DEFINITION_KINDS[name][0] for name in ("ledger", "code", "signing_key")
+)
+
+
+def is_signing_key(metadata: bytes) -> bool:
+    """Whether metadata is ``{"vkey": "name+id+key"}`` of an Ed25519 key."""
+    try:
+        ((field, vkey),) = json.loads(metadata).items()
+        name, key_id, text = vkey.split("+", 2)
+        key = base64.b64decode(text, validate=True)
+    except (ValueError, AttributeError):
+        return False
+    named = 1 <= len(name) <= 200 and all("!" <= letter <= "~" for letter in name)
+    digest = hashlib.sha256(name.encode() + b"\n" + key).hexdigest()
+    return bool(
+        field == "vkey" and named and len(key) == 33 and key[0] == 1 and key_id == digest[:8]
+    )
 
 
 class Administration(Answers):
@@ -49,7 +69,7 @@ class Administration(Answers):
             event, time = full(kind, given), timestamp_ns - len(events) + index + 1
             attached = (metadata or {}).get(index, b"")
             status = self._administrative_rules(kind, event, attached)
-            status = status or apply({**event, "timestamp": time})
+            status = status or apply({**event, "timestamp": time}, attached)
             if status == "created":
                 self._put(self.administrative, event["id"], (kind, {**event, "timestamp": time}))
                 self._put(self.metadata, ("administrative", event["id"]), attached)
@@ -64,7 +84,7 @@ class Administration(Answers):
 
     def _administrative_rules(self, kind: str, event: Record, metadata: bytes) -> str:
         unused = () if kind == "DEFINITION" else ("ledger", "code")
-        code_definition = kind == "DEFINITION" and event["kind"] != LEDGER
+        code_definition = kind == "DEFINITION" and event["kind"] not in (LEDGER, SIGNING_KEY)
         flags = sum(S.values()) if kind == "ACCOUNT_SETTINGS" else int(code_definition)
         reserved = [name for name in event if name.startswith("reserved") or name in unused]
         status = first_broken(
@@ -83,7 +103,7 @@ class Administration(Answers):
             return self._same_metadata("administrative", event["id"], metadata)
         return ""
 
-    def _change_settings(self, event: Record) -> str:
+    def _change_settings(self, event: Record, _: bytes) -> str:
         status = first_broken(
             (event["account_id"] == 0, "account_id_must_not_be_zero"),
             (event["account_id"] == U128_MAX, "account_id_must_not_be_int_max"),
@@ -96,17 +116,18 @@ class Administration(Answers):
         self._put(self.settings, event["account_id"], event)
         return "created"
 
-    def _define(self, event: Record) -> str:
+    def _define(self, event: Record, metadata: bytes) -> str:
         kind, ledger, code = event["kind"], event["ledger"], event["code"]
         key, declared = (kind, ledger or code), len(self.definitions)
         full_up = declared == layout.DEFINITIONS_MAX and key not in self.definitions
         status = first_broken(
-            (kind not in (LEDGER, CODE), "definition_kind_unknown"),
+            (kind not in (LEDGER, CODE, SIGNING_KEY), "definition_kind_unknown"),
             (kind == LEDGER and ledger == 0, "ledger_must_not_be_zero"),
-            (kind == CODE and ledger != 0, "ledger_must_be_zero"),
+            (kind != LEDGER and ledger != 0, "ledger_must_be_zero"),
             (kind == CODE and code == 0, "code_must_not_be_zero"),
-            (kind == LEDGER and code != 0, "code_must_be_zero"),
+            (kind != CODE and code != 0, "code_must_be_zero"),
             (event["exponent"] > (18 if kind == LEDGER else 0), "exponent_out_of_range"),
+            (kind == SIGNING_KEY and not is_signing_key(metadata), "signing_key_malformed"),
             (full_up, "definitions_full"),
         )
         if status:
@@ -114,7 +135,7 @@ class Administration(Answers):
         self._put(self.definitions, key, event)
         return "created"
 
-    def _move_business_date(self, event: Record) -> str:
+    def _move_business_date(self, event: Record, _: bytes) -> str:
         year, month, day = event["date"] // 10_000, event["date"] // 100 % 100, event["date"] % 100
         month_exists = 1 <= year <= 9999 and 1 <= month <= 12
         if not month_exists or not 1 <= day <= calendar.monthrange(year, month)[1]:

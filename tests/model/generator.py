@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ledger import layout
-from tests.model.administration import CODE, LEDGER
+from tests.model.administration import CODE, LEDGER, SIGNING_KEY
 from tests.model.answers import Record
 from tests.model.reference import BALANCING, RESOLVES, A, Reference, T
 
@@ -33,6 +33,16 @@ WIDTHS = {
     f.name: (1 << int(f.type[1:])) - 1 for r in layout.RECORDS for f in r.fields if f.type[0] == "u"
 }
 METADATA = (b'{"a":1}', b'{"a":2}')
+KEYS = tuple(
+    b'{"vkey":"bank.example/1+' + key + b'"}'
+    for key in (
+        b"80ba27c8+AQABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+        b"e17a5786+AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g",
+        b"e17a5787+AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g",
+        b"366be6b7+BAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+    )
+)
+"""Metadata of signing keys: two right ones, one under another id, one of another type."""
 FLAG_WEIGHTS = {
     **{"linked": 0.0, "pending": 0.3, "balancing_debit": 0.08, "balancing_credit": 0.08},
     **{"closing_debit": 0.01, "closing_credit": 0.01, "imported": 0.0},
@@ -325,7 +335,7 @@ class Generator:
 
     def _definitions(self) -> Request:
         def make() -> Record:
-            kind = self.rng.choice((LEDGER, CODE, LEDGER, CODE, 3))
+            kind = self.rng.choice((LEDGER, CODE, LEDGER, CODE, SIGNING_KEY, 4))
             event = {"id": self._fresh_id(), "kind": kind, "flags": int(self._chance(0.2))}
             event.update({LEDGER: {"ledger": self.rng.randrange(9)}}.get(kind, {}))
             event.update({CODE: {"code": self.rng.randrange(9)}}.get(kind, {}))
@@ -335,7 +345,11 @@ class Generator:
                 event.update(ledger=self.rng.randrange(2), code=self.rng.randrange(2))
             return event
 
-        return self._finish("define", self._administrative("DEFINITION", make))
+        request = self._finish("define", self._administrative("DEFINITION", make))
+        for index, event in enumerate(request.events):
+            if event["kind"] == SIGNING_KEY and self._chance(0.7):
+                request.metadata[index] = self.rng.choice(KEYS)
+        return request
 
     def _dates(self) -> Request:
         def make() -> Record:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ledger import layout
-from tests.model.administration import CODE, LEDGER, S
+from tests.model.administration import CODE, LEDGER, SIGNING_KEY, S
 from tests.model.answers import BALANCES, Metadata, Record
 from tests.model.reference import Reference
 
@@ -130,9 +130,9 @@ class Pair:
         assert core.hold_count == list(oracle.resolutions.values()).count("open")
         definitions = {}
         for row in core.definitions():
-            key = row["kind"], row["ledger"] if row["kind"] == LEDGER else row["code"]
+            key = row["kind"], row["ledger"] or row["code"]
             definitions[key] = row["exponent"], row["flags"], row["metadata"]
-        assert {kind for kind, _ in definitions} <= {LEDGER, CODE}
+        assert {kind for kind, _ in definitions} <= {LEDGER, CODE, SIGNING_KEY}
         assert definitions == {
             key: (row["exponent"], row["flags"], oracle.metadata["administrative", row["id"]])
             for key, row in oracle.definitions.items()

@@ -20,9 +20,9 @@ change_events field=value | type:id ...
 Values are integers, ``max`` (2^128-1) or ``max-1``, times ``3s`` or ``3s+5`` (nanoseconds after),
 ``id`` (the row's own). ``first..last`` as an id is one row for many events. ``debit``, ``credit``
 and ``of`` are short for debit_account_id, credit_account_id and pending_id; ``debits=1+2`` and
-``credits=1+2`` for pending + posted; ``metadata=x`` attaches ``{"note":"x"}``. What a row does not
-name is ledger=1 code=1; for transfers also debit=1 credit=2, unless they post or void; the limit
-of a query is 10.
+``credits=1+2`` for pending + posted; ``metadata=x`` attaches ``{"note":"x"}``, ``vkey=x`` attaches
+``{"vkey":"x"}``. What a row does not name is ledger=1 code=1; for transfers also debit=1 credit=2,
+unless they post or void; the limit of a query is 10.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def fields(words: list[str], flag_kind: str, own_id: int = 0) -> tuple[Record, l
             flags.append(name)
         elif name == "metadata":
             metadata = f'{{"note":"{text}"}}'.encode()
+        elif name == "vkey":
+            metadata = f'{{"vkey":"{text}"}}'.encode()
         elif name in ("debits", "credits"):
             pending, _, posted = text.partition("+")
             record[f"{name}_pending"], record[f"{name}_posted"] = value(pending), value(posted)

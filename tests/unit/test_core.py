@@ -54,6 +54,16 @@ class Ledger:
             self.blocks.append(block)
         return answers
 
+    def seal(self) -> None:
+        """Decide a block that is only made to be sealed."""
+        block = Block()
+        self.core.open_block(block, self.core.block_number + 1)
+        self.now += 1
+        self.core.seal(self.now)
+        self.core.close_block()
+        self.core.hash_block(block, bytes([block.number % 251]) * 32)
+        self.blocks.append(block)
+
 
 def stored(block: Block) -> Block:
     """Return the block as it comes back from a journal: a copy without account ids."""
@@ -147,6 +157,8 @@ def test_fuzzy_snapshot_and_journal_lead_to_the_same_books(seed: int) -> None:
         ledger.block(*random_requests(rng, serial))
         if rng.random() < 0.3:
             ledger.now += SECOND
+        if number % 5 == 3:
+            ledger.seal()
         for kind in ("accounts", "holds"):
             for page in ledger.core.dirty_pages(kind, rng.randrange(3)):
                 pages[kind, page] = (ledger.core.copy_page(kind, page), ledger.core.block_number)
@@ -180,9 +192,11 @@ def test_fuzzy_snapshot_and_journal_lead_to_the_same_books(seed: int) -> None:
 def test_journal_alone_leads_to_the_same_books_and_is_decided_the_same_again(seed: int) -> None:
     rng = random.Random(100 + seed)
     ledger, serial = Ledger(), [0]
-    for _ in range(40):
+    for number in range(40):
         ledger.block(*random_requests(rng, serial))
         ledger.now += rng.choice([0, 0, SECOND])
+        if number % 5 == 3:
+            ledger.seal()
     replayed, decided = Core(), Verifier()
     for block in ledger.blocks:
         again = stored(block)
@@ -216,6 +230,38 @@ def test_an_entry_that_breaks_a_rule_is_found_when_decided_again() -> None:
     forged = ledger.blocks[3].entries.copy()
     forged["record"]["amount"]["lo"] = 6
     assert core.redecide(Block.of(ledger.blocks[3], forged))
+
+
+def test_a_seal_is_alone_bare_and_last() -> None:
+    ledger = Ledger()
+    ledger.block(("ACCOUNT", [{"id": i, "ledger": 1, "code": 1} for i in (1, 2)]))
+    before = fingerprint(ledger.core)
+    ledger.seal()
+    after = fingerprint(ledger.core)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"clocks"}
+    with pytest.raises(RuntimeError, match="open block"):
+        ledger.core.seal(ledger.now + 1)
+    block = Block()
+    ledger.core.open_block(block, 2)
+    with pytest.raises(ValueError, match="not after"):
+        ledger.core.seal(ledger.now)
+    rows = layout.record_array(layout.ACCOUNT, [{"id": 3, "ledger": 1, "code": 1}])
+    ledger.core.create_accounts(rows, ledger.now + 10, np.zeros(1, layout.RESULT))
+    with pytest.raises(RuntimeError, match="without entries"):
+        ledger.core.seal(ledger.now + 20)
+    ledger.core.close_block()
+    opening, seal = ledger.blocks
+    for change in ("amount", "user_data_32", "ledger", "flags", "id"):
+        core = Verifier()
+        assert core.redecide(Block.of(opening, opening.entries)) == []
+        forged = seal.entries.copy()
+        forged["record"][change] = (1, 0) if change in ("amount", "id") else 1
+        assert "not alone, or not bare" in core.redecide(Block.of(seal, forged))[0]
+    core = Verifier()
+    assert core.redecide(Block.of(opening, opening.entries)) == []
+    twice = Block.of(seal, np.concatenate([seal.entries, seal.entries]))
+    assert "not alone" in core.redecide(twice)[0]
 
 
 def test_holds_that_expire_at_one_moment_are_decided_the_same_again() -> None:

@@ -61,7 +61,7 @@ class Bench:
         self.disk = disk or MemoryDisk()
         self.clock = clock or Clock()
         self.gate = Gate()
-        self.config = Config(**knobs)
+        self.config = Config(**{"seal_interval_ms": 60_000, **knobs})
         self.store = MemoryStore(self.config, disk=self.disk, hook=self.gate)
         self.fatal: list[BaseException] = []
         self.engine = Engine(

@@ -75,9 +75,13 @@ ROOMS = [
         {"numpy", "cryptography"},
         NETWORK,
     ),
+    Room("clock.py", set(), set(), WORLD | FILES),
+    Room("sealing.py", FRAME, set(), WORLD | FILES),
     Room(
         "engine.py",
-        FRAME | CORE | {"ledger.config", "ledger.storage", "ledger.state"},
+        FRAME
+        | CORE
+        | {"ledger.config", "ledger.storage", "ledger.state", "ledger.clock", "ledger.sealing"},
         {"numpy"},
         NETWORK - {"asyncio"} | {"json", "msgspec", "random"},
     ),
