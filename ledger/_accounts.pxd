@@ -13,6 +13,7 @@ cdef enum:
     ROW_FLAGS = 0x3F
     CHUNK_BITS = 16
     CHUNK_SLOTS = 1 << CHUNK_BITS
+    SALT_BYTES = 16
     SHARDS = 256
 
 ctypedef struct account_row_t:
@@ -67,6 +68,7 @@ ctypedef struct group_t:
 
 cdef class Accounts:
     cdef account_row_t** chunks
+    cdef uint8_t** salts        # state salts by slot, in chunks like the rows
     cdef readonly uint32_t count
     cdef uint64_t seed
     cdef index_t shards[SHARDS]
@@ -98,6 +100,10 @@ cdef class Accounts:
 
 cdef inline account_row_t* row_at(Accounts accounts, uint32_t slot) noexcept nogil:
     return accounts.chunks[slot >> CHUNK_BITS] + (slot & (CHUNK_SLOTS - 1))
+
+
+cdef inline uint8_t* salt_at(Accounts accounts, uint32_t slot) noexcept nogil:
+    return accounts.salts[slot >> CHUNK_BITS] + <size_t>SALT_BYTES * (slot & (CHUNK_SLOTS - 1))
 
 
 cdef inline void mark_dirty(Accounts accounts, uint32_t slot) noexcept nogil:

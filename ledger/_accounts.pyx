@@ -4,7 +4,7 @@ page.
 
 Slots are given in order of opening and never change. Rows live in chunks that never move, so that a
 reader on another thread may look at what never changes in them: id, ledger, code, user data,
-timestamp.
+timestamp. So do the state salts, which are apart because no transfer needs them.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -53,22 +53,26 @@ cdef class Accounts:
     def __cinit__(self, uint64_t seed=0):
         self.seed = seed
         self.chunks = <account_row_t**>calloc(CHUNK_TABLE, sizeof(account_row_t*))
+        self.salts = <uint8_t**>calloc(CHUNK_TABLE, sizeof(uint8_t*))
         self.extra_capacity = 16
         self.extras = <extra_t*>calloc(self.extra_capacity, sizeof(extra_t))
         self.extra_count = 1                        # place 0 means none
         self.group_capacity = 16
         self.groups = <group_t*>calloc(self.group_capacity, sizeof(group_t))
-        if self.chunks == NULL or self.extras == NULL or self.groups == NULL:
+        if (self.chunks == NULL or self.salts == NULL or self.extras == NULL
+                or self.groups == NULL):
             raise MemoryError
 
     def __dealloc__(self):
         cdef int number
-        if self.chunks != NULL:
+        if self.chunks != NULL and self.salts != NULL:
             for number in range(CHUNK_TABLE):
                 if self.chunks[number] == NULL:
                     break
                 unmap_memory(self.chunks[number], CHUNK_SLOTS * sizeof(account_row_t))
+                free(self.salts[number])
         free(self.chunks)
+        free(self.salts)
         for number in range(SHARDS):
             index_free(&self.shards[number])
         index_free(&self.group_index)
@@ -114,6 +118,10 @@ cdef class Accounts:
         cdef uint32_t chunk = slot >> CHUNK_BITS, page = slot >> 8, capacity
         cdef uint8_t* dirty
         cdef uint64_t* loaded
+        if self.salts[chunk] == NULL:
+            self.salts[chunk] = <uint8_t*>calloc(CHUNK_SLOTS, SALT_BYTES)
+            if self.salts[chunk] == NULL:
+                return False
         if self.chunks[chunk] == NULL:
             self.chunks[chunk] = <account_row_t*>map_memory(CHUNK_SLOTS * sizeof(account_row_t))
             if self.chunks[chunk] == NULL:
@@ -222,6 +230,7 @@ cdef class Accounts:
         if row.extra:
             self.drop_last_extra(row.extra)
         memset(row, 0, sizeof(account_row_t))
+        memset(salt_at(self, slot), 0, SALT_BYTES)
         self.count -= 1
 
     cdef extra_t* extra_of(self, uint32_t slot) noexcept nogil:
@@ -291,8 +300,8 @@ cdef class Accounts:
         return found
 
     def copy_page(self, uint32_t page):
-        """Return the bytes of a page: a count, that many rows, then each extra with its place in
-        the page."""
+        """Return the bytes of a page: a count, that many rows, as many state salts, then each extra
+        with its place in the page."""
         cdef uint32_t first = page * LIMIT_PAGE_SLOTS
         cdef uint32_t rows, offset
         cdef account_row_t* row
@@ -301,7 +310,9 @@ cdef class Accounts:
         rows = min(<uint32_t>LIMIT_PAGE_SLOTS, self.count - first)
         copied = bytearray((<uint8_t*>row_at(self, first))[:rows * sizeof(account_row_t)])
         cdef uint8_t[::1] copy = copied
-        parts = [rows.to_bytes(4, "little"), copied]
+        # The slots of a page lie in one chunk.
+        salts = (<uint8_t*>salt_at(self, first))[:rows * SALT_BYTES]
+        parts = [rows.to_bytes(4, "little"), copied, salts]
         for offset in range(rows):
             row = row_at(self, first + offset)
             if row.extra:
@@ -320,9 +331,15 @@ cdef class Accounts:
         if size < 4:
             raise DataDamaged(f"account page {page}: too short")
         memcpy(&rows, &data[0], 4)
-        if rows == 0 or rows > LIMIT_PAGE_SLOTS or size < 4 + rows * sizeof(account_row_t):
+        if rows == 0 or rows > LIMIT_PAGE_SLOTS or (
+            size < 4 + rows * (sizeof(account_row_t) + SALT_BYTES)
+        ):
             raise DataDamaged(f"account page {page}: wrong number of rows")
         at = 4 + rows * sizeof(account_row_t)
+        if not self.reserve_slot(first):
+            raise MemoryError
+        memcpy(salt_at(self, first), &data[at], rows * SALT_BYTES)
+        at += rows * SALT_BYTES
         for offset in range(rows):
             if not self.reserve_slot(first + offset):
                 raise MemoryError

@@ -242,24 +242,25 @@ static void b3_derive(const uint8_t *context, size_t size, uint8_t *out)
         size_t taken = count < WIDTH ? count : WIDTH;                                          \
         if (taken < WIDTH && WIDTH > 4 && taken <= WIDTH / 2) break;                           \
         if (taken == WIDTH) {                                                                  \
-            b3_hash_##WIDTH(messages, (size_t)blocks * 64, blocks, keys, out);                 \
+            b3_hash_##WIDTH(messages, stride, blocks, keys, out);                              \
         } else {                                                                               \
             uint8_t rows[WIDTH * 192], digests[WIDTH * 32];                                    \
             const uint32_t *row_keys[WIDTH];                                                   \
             memset(rows, 0, sizeof rows);                                                      \
-            memcpy(rows, messages, taken * blocks * 64);                                       \
+            for (size_t i = 0; i < taken; i++)                                                 \
+                memcpy(rows + i * blocks * 64, messages + i * stride, (size_t)blocks * 64);    \
             for (size_t i = 0; i < WIDTH; i++) row_keys[i] = keys[i < taken ? i : 0];          \
             b3_hash_##WIDTH(rows, (size_t)blocks * 64, blocks, row_keys, digests);             \
             memcpy(out, digests, taken * 32);                                                  \
         }                                                                                      \
-        count -= taken; messages += taken * blocks * 64; out += taken * 32;                    \
+        count -= taken; messages += taken * stride; out += taken * 32;                         \
         if (step) keys += taken;                                                               \
     }
 
-/* Hash count messages of blocks * 64 bytes (1 to 3 blocks), message i under keys[i], or all under
- * keys[0] when step is 0: keys then has 16 equal pointers. Digest i goes to out + 32 i; out may be
- * where the messages are. */
-static void b3_many(const uint8_t *messages, size_t count, int blocks,
+/* Hash count messages of blocks * 64 bytes (1 to 3 blocks), message i at messages + stride i and
+ * under keys[i], or all under keys[0] when step is 0: keys then has 16 equal pointers. Digest i goes
+ * to out + 32 i; out may be where the messages are. */
+static void b3_many(const uint8_t *messages, size_t stride, size_t count, int blocks,
     const uint32_t *const *keys, int step, uint8_t *out)
 {
 #if B3_X86
@@ -267,7 +268,7 @@ static void b3_many(const uint8_t *messages, size_t count, int blocks,
     if (b3_width >= 8) { B3_IN_LANES(8) }
 #endif
     if (b3_width >= 4) { B3_IN_LANES(4) }
-    for (; count; count--, messages += blocks * 64, out += 32) {
+    for (; count; count--, messages += stride, out += 32) {
         uint32_t words[16];
         const uint32_t *cv = *keys;
         for (int block = 0; block < blocks; block++) {

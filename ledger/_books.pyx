@@ -2,11 +2,13 @@
 """The books: accounts, open holds, declarations and clocks, and what can be read from them."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ledger._accounts cimport ROW_ERASED, ROW_FLAGS, Accounts, account_row_t, extra_t, row_at
+from ledger._accounts cimport (
+    ROW_ERASED, ROW_FLAGS, SALT_BYTES, Accounts, account_row_t, extra_t, row_at, salt_at,
+)
 from ledger._holds cimport Holds
 from ledger._index cimport hash_id
 from ledger._layout cimport (
@@ -24,7 +26,7 @@ from ledger.errors import DataDamaged
 
 cnp.import_array()
 
-SMALL_STATE_VERSION = 1
+SMALL_STATE_VERSION = 2
 
 cdef struct details_t:
     u128_t overdraft
@@ -201,6 +203,30 @@ cdef class Books:
                     raise DataDamaged(f"an entry names slot {row[index].credit_slot}, not open")
                 row[index].record.credit_account_id = row_at(
                     self.accounts, row[index].credit_slot).id
+
+    def identities(self, slots):
+        """Return what an account's leaf needs and no entry tells: (ids U128 array, ``(n, 16)``
+        array of state salts) of a u32 array of slots.
+
+        Safe on any thread for slots of durable blocks, as ``fill_account_ids``. Raises IndexError
+        for a slot that is not open.
+        """
+        cdef cnp.ndarray asked = np.ascontiguousarray(slots, np.uint32)
+        cdef uint32_t count = <uint32_t>asked.shape[0], index
+        cdef cnp.ndarray ids = np.empty(count, layout.U128)
+        cdef cnp.ndarray salts = np.empty((count, SALT_BYTES), np.uint8)
+        cdef const uint32_t* slot = <const uint32_t*>cnp.PyArray_DATA(asked)
+        cdef u128_t* id = <u128_t*>cnp.PyArray_DATA(ids)
+        cdef uint8_t* salt = <uint8_t*>cnp.PyArray_DATA(salts)
+        for index in range(count):
+            if slot[index] >= self.accounts.count:
+                raise IndexError(f"no account has slot {slot[index]}")
+        with nogil:
+            for index in range(count):
+                id[index] = row_at(self.accounts, slot[index]).id
+                memcpy(salt + <size_t>SALT_BYTES * index, salt_at(self.accounts, slot[index]),
+                       SALT_BYTES)
+        return ids, salts
 
     # ---- many accounts ----
 

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from ledger._accounts cimport account_row_t, extra_t
 from ledger._block cimport Block, BlockIds
 from ledger._books cimport Books
+from ledger._capture cimport Capture
 from ledger._index cimport index_t
 from ledger._layout cimport entry_t, resolved_t, side_t, transfer_t, u128_t
 
@@ -43,6 +44,11 @@ cdef class Committer(Books):
     cdef uint32_t undo_count
     cdef uint32_t undo_capacity
 
+    # The capture under way: accounts below this slot are saved before they change, 0 for none.
+    cdef uint32_t capture_end
+    cdef Capture capture
+    cdef int64_t hashed_block                   # the last block whose accounts have their heads
+
     # Recovery: sides on pages that were copied at or after this block are left alone.
     cdef bint replaying
 
@@ -57,6 +63,7 @@ cdef class Committer(Books):
     cdef void finish_entry(self, entry_t* entry, uint64_t hash) noexcept nogil
     cdef undo_t* new_undo(self, uint8_t kind, uint32_t place) noexcept nogil
     cdef void roll_back(self, uint32_t undo_mark, uint32_t entry_mark) noexcept nogil
+    cdef int require_hashed(self) except -1
     cdef bint side_is_current(self, uint32_t slot) noexcept nogil
     cdef str misfit(self, const entry_t* entry)
     cdef void replay_declaration(self, Block block, const entry_t* entry) except *

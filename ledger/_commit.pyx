@@ -13,16 +13,17 @@ from libc.string cimport memcmp, memcpy, memset
 cimport numpy as cnp
 
 from ledger._accounts cimport (
-    ROW_ERASED, ROW_HAS_METADATA, account_row_t, extra_t, group_t, mark_dirty, row_at, sum_add,
-    sum_subtract,
+    ROW_ERASED, ROW_HAS_METADATA, SALT_BYTES, account_row_t, extra_t, group_t, mark_dirty, row_at,
+    salt_at, sum_add, sum_subtract,
 )
 from ledger._block cimport Block, BlockIds, has_id, namespace_of
+from ledger._capture cimport Capture
 from ledger._check cimport CHECK
 from ledger._holds cimport HOLD_EXPIRED, HOLD_OPEN, HOLD_POSTED, HOLD_VOIDED, hold_t
 from ledger._index cimport hash_id, index_entry_t, index_free, index_insert
 from ledger._layout cimport *
 from ledger._merkle cimport (
-    merkle_bare_leaves, merkle_chain_ordered, merkle_leaves, merkle_root,
+    KEY_NODE, merkle_bare_leaves, merkle_chain_ordered, merkle_leaves, merkle_root, merkle_salts,
 )
 from ledger._u128 cimport equal, is_zero, load, store, u128
 
@@ -44,6 +45,7 @@ cdef enum:
     CREDIT_COMMITTED = 2
     RESOLVING = TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER
     CHAIN_BATCH = 1024          # links of account chains made together
+    SALTS_ROOM = 16 * 64        # for the salts of one entry, in whole vectors
 
 
 cdef class Committer(Books):
@@ -51,6 +53,8 @@ cdef class Committer(Books):
 
     def __cinit__(self):
         self.ids = BlockIds()
+        self.capture = Capture(self.accounts)
+        self.hashed_block = -1
 
     def __dealloc__(self):
         free(self.tombstones)
@@ -168,6 +172,8 @@ cdef class Committer(Books):
         if self.replaying and self.side_is_current(slot):
             return
         entry.reserved |= CREDIT_COMMITTED if is_credit else DEBIT_COMMITTED
+        if slot < self.capture_end:
+            self.capture.save(slot)
         if self.undoing:
             self.new_undo(UNDO_ROW, slot).row = row[0]
         side.previous = row.last_position
@@ -484,6 +490,7 @@ cdef class Committer(Books):
         cdef uint16_t committed
         cdef uint32_t slot
         cdef account_row_t* row
+        cdef uint8_t derived[SALTS_ROOM]
         cdef uint8_t* heads[CHAIN_BATCH]
         cdef const uint8_t* leaf_of[CHAIN_BATCH]
         if seed_bytes.shape[0] != 32:
@@ -536,6 +543,12 @@ cdef class Committer(Books):
                         row = row_at(self.accounts, slot)
                         if (entry.debit.number if side == 0 else entry.credit.number) == 0:
                             memcpy(row.head, leaves + <size_t>32 * index, 32)
+                            # The state salt of an account is its opening's unused credit salt.
+                            if not erased:
+                                merkle_salts(&seed_bytes[0], index, 1, derived)
+                            memcpy(salt_at(self.accounts, slot),
+                                   &salts[index, SALT_BYTES] if erased else &derived[SALT_BYTES],
+                                   SALT_BYTES)
                             continue
                         if queued == CHAIN_BATCH:
                             merkle_chain_ordered(heads, leaf_of, queued)
@@ -558,11 +571,63 @@ cdef class Committer(Books):
                     if entry.reserved & committed:
                         row = row_at(self.accounts, slot)
                         memcpy(row.head, bare[place].digest, 32)
-                merkle_root(leaves, count, leaves + <size_t>32 * count, root)
+                merkle_root(KEY_NODE, leaves, count, leaves + <size_t>32 * count, root)
             block.root = <bytes>root[:32]
+            self.hashed_block = <int64_t>block.number
         finally:
             free(leaves)
             free(digests)
+
+    # ------------------------------------------------------------------------------------------
+    # Capture: all accounts as they are after one block, copied while later blocks are committed
+    # ------------------------------------------------------------------------------------------
+
+    def begin_capture(self):
+        """Begin to copy all accounts as they are now, after the last block that was hashed.
+
+        Raises RuntimeError within a block, before its hashing, or when a capture is under way.
+        """
+        self.require_hashed()
+        self.capture.begin(self.block_number)
+        self.capture_end = self.capture.end
+
+    def capture_step(self, uint32_t limit_rows):
+        """Return the next accounts of the capture, in order of slots: a STATE_ROW array.
+
+        At most ``limit_rows``, in whole pages of 256 slots, at least one. Empty at the end, which
+        ends the capture. Between blocks only, as ``begin_capture``.
+        """
+        self.require_hashed()
+        rows = self.capture.step(limit_rows)
+        if not self.capture.under_way:
+            self.capture_end = 0
+        return rows
+
+    def cancel_capture(self):
+        """End the capture, if there is one, and forget what was saved for it."""
+        self.capture_end = 0
+        self.capture.finish()
+
+    @property
+    def capturing(self):
+        """Whether a capture is under way."""
+        return self.capture.under_way
+
+    @property
+    def capture_block(self):
+        """The block after which the accounts of the capture are; of the last one when it has
+        ended."""
+        return self.capture.block
+
+    @property
+    def capture_saved_bytes(self):
+        """Memory that holds accounts which changed before they were copied."""
+        return self.capture.saved_bytes
+
+    cdef int require_hashed(self) except -1:
+        if self.block is not None or self.hashed_block != self.block_number:
+            raise RuntimeError("accounts are captured between blocks, after hash_block")
+        return 0
 
     # ------------------------------------------------------------------------------------------
     # Recovery

@@ -224,6 +224,36 @@ ctypedef struct block_header_t:
     uint8_t state_root[32]
     uint8_t reserved[56]
 
+ctypedef struct account_leaf_t:
+    u128_t id
+    u128_t debits_pending
+    u128_t debits_posted
+    u128_t credits_pending
+    u128_t credits_posted
+    u128_t overdraft
+    u128_t ceiling
+    uint8_t head[32]
+    uint64_t entry_count
+    uint64_t ordinal
+    uint32_t ledger
+    uint16_t code
+    uint16_t flags
+    uint16_t state
+    uint8_t kind
+    uint8_t reserved[5]
+    uint8_t state_salt[16]
+
+ctypedef struct state_row_t:
+    uint8_t message[192]
+    uint64_t last_position
+    uint64_t ordinal
+    uint32_t slot
+    uint32_t flags
+    uint32_t ledger
+    uint16_t code
+    uint8_t kind
+    uint8_t reserved
+
 cdef enum:
     ACCOUNT_LINKED = 1
     ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS = 2
@@ -268,6 +298,9 @@ cdef enum:
 cdef enum:
     BLOCK_SEAL = 1
     BLOCK_ANNOUNCES_KEY = 2
+
+cdef enum:
+    STATE_ROW_ERASED = 1
 
 cdef enum:
     ENTRY_KIND_ACCOUNT = 1

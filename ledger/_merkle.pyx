@@ -1,13 +1,14 @@
-"""BLAKE3 and the hashes of entries: sides, leaves, block roots, account chains.
+"""BLAKE3 and every hashed form: sides, leaves, block roots, account chains, parts of state roots.
 
-The forms are in docs/architecture.md, "Hashes". Entries are hashed in groups, one
-message in each lane of a vector; the kernel is in ``_blake3.h``. All functions are pure, and the
-``cdef`` ones neither allocate nor fail.
+The forms are in docs/proofs.md. Messages are hashed many at a time, one in each lane of a vector;
+the kernel is in ``_blake3.h``. All functions are pure, and the ``cdef`` ones neither allocate nor
+fail.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ledger._check cimport CHECK
 from ledger._layout cimport (
     BARE_CREDIT_SIDE,
     BARE_DEBIT_SIDE,
@@ -38,8 +39,8 @@ cdef extern from "_blake3.h" nogil:
     void b3_choose(int width)
     int b3_width
     void b3_many(
-        const uint8_t* messages, size_t count, int blocks, const uint32_t** keys, int step,
-        uint8_t* out,
+        const uint8_t* messages, size_t stride, size_t count, int blocks, const uint32_t** keys,
+        int step, uint8_t* out,
     )
     void b3_salts(const uint32_t* key, uint32_t first, size_t count, uint8_t* out)
 
@@ -57,22 +58,42 @@ cdef enum:
     SIDE_DEBIT = 1
     SIDE_CREDIT = 2
     SIDE_OWN = 3
+    NODE_BYTES = 92             # of the sum tree: a child without its zeros
 
 KEYS = {}
 """The key of each tree and of each kind of leaf: ``derive_key("sanyuan 2026 v1 <name>", "")``."""
 
+TREES = {"node": KEY_NODE, "tile": KEY_TILE, "groups": KEY_GROUPS, "interval": KEY_INTERVAL}
+"""The trees of RFC 6962's shape over 32-byte leaves, by the name of their key."""
+
 cdef uint32_t kind_keys[KINDS][8]
-cdef uint32_t side_key[8]
-cdef uint32_t node_key[8]
-cdef uint32_t chain_key[8]
-cdef const uint32_t* side_keys[LANES_MAX]
-cdef const uint32_t* node_keys[LANES_MAX]
-cdef const uint32_t* chain_keys[LANES_MAX]
+cdef uint32_t words_of[KEY_COUNT][8]
+# The same key for every lane of the widest vector.
+cdef const uint32_t* lanes_of[KEY_COUNT][LANES_MAX]
+
+
+cdef inline void hash_many(
+    int key, const uint8_t* messages, size_t stride, size_t count, int blocks, uint8_t* out
+) noexcept nogil:
+    b3_many(messages, stride, count, blocks, lanes_of[key], 0, out)
 
 
 # ----------------------------------------------------------------------------------------------
 # Entries
 # ----------------------------------------------------------------------------------------------
+
+cdef void merkle_salts(
+    const uint8_t* seed, uint32_t first, size_t count, uint8_t* salts
+) noexcept nogil:
+    """Write the salts of entries ``first`` to ``first + count - 1``, 64 bytes each: debit or own
+    16, credit 16 (of an opening: the account's state salt), ext 32.
+
+    ``salts`` has room for whole vectors: count rounded up to 16 entries. All salts come from here.
+    """
+    cdef uint32_t key[8]
+    memcpy(key, seed, 32)
+    b3_salts(key, first, count, salts)
+
 
 cdef inline void write_side(
     uint8_t* message, const u128_t* account_id, const side_t* side, const entry_t* entry,
@@ -125,7 +146,6 @@ cdef void leaves_of(
     const uint8_t* ext,
     uint8_t* leaves,
 ) noexcept nogil:
-    cdef uint32_t salt_key[8]
     cdef uint8_t salts[(GROUP + LANES_MAX) * 64]
     cdef uint8_t messages[2 * GROUP * 64]
     cdef uint8_t sides[2 * GROUP * 32]
@@ -143,14 +163,12 @@ cdef void leaves_of(
     cdef uint8_t* row
     if given_salts != NULL:
         salts_start = given_salts
-    else:
-        memcpy(salt_key, seed, 32)
     while first < count:
         size = count - first
         if size > GROUP:
             size = GROUP
         if given_salts == NULL:
-            b3_salts(salt_key, <uint32_t>first, size, salts)
+            merkle_salts(seed, <uint32_t>first, size, salts)
         jobs = 0
         for index in range(size):
             entry = entries + first + index
@@ -177,7 +195,7 @@ cdef void leaves_of(
                 )
                 debit_job[index] = jobs
                 jobs += 1
-        b3_many(messages, jobs, 1, side_keys, 0, sides)
+        hash_many(KEY_SIDE, messages, 64, jobs, 1, sides)
         for index in range(size):
             record = <const uint8_t*>&entries[first + index].record
             row = rows + 192 * index
@@ -203,32 +221,42 @@ cdef void leaves_of(
             elif bare[place].part == BARE_CREDIT_SIDE:
                 memcpy(row + 128, bare[place].digest, 32)
             place += 1
-        b3_many(rows, size, 3, keys, 1, leaves + 32 * first)
+        b3_many(rows, 192, size, 3, keys, 1, leaves + 32 * first)
         for group_place in range(group_place, place):
             if bare[group_place].part == BARE_LEAF:
                 memcpy(leaves + 32 * bare[group_place].index, bare[group_place].digest, 32)
         first += size
 
 
-cdef void merkle_root(
-    const uint8_t* leaves, size_t count, uint8_t* scratch, uint8_t* root
-) noexcept nogil:
-    """Write the root of the RFC 6962 tree over the leaves; ``scratch`` has room for all of them.
+# ----------------------------------------------------------------------------------------------
+# Trees and chains
+# ----------------------------------------------------------------------------------------------
 
-    Level by level: neighbours are joined and a last one without a partner moves up as it is, which
-    gives the same tree as splitting at the largest power of two.
+cdef size_t tree_level(
+    int key, const uint8_t* level, size_t count, uint8_t* above
+) noexcept nogil:
+    """Write the level above, which may be the same memory; return its size.
+
+    Neighbours are joined and a last one without a partner moves up as it is, which gives the same
+    tree as splitting at the largest power of two.
     """
+    cdef size_t pairs = count // 2
+    hash_many(key, level, 64, pairs, 1, above)
+    if count % 2:
+        memcpy(above + 32 * pairs, level + 32 * (count - 1), 32)
+    return count - pairs
+
+
+cdef void merkle_root(
+    int key, const uint8_t* leaves, size_t count, uint8_t* scratch, uint8_t* root
+) noexcept nogil:
+    """Write the root of the RFC 6962 tree over the leaves; ``scratch`` has room for all of them."""
     cdef const uint8_t* level = leaves
-    cdef size_t pairs
     if count == 0:
         memset(root, 0, 32)
         return
     while count > 1:
-        pairs = count // 2
-        b3_many(level, pairs, 1, node_keys, 0, scratch)
-        if count % 2:
-            memcpy(scratch + 32 * pairs, level + 32 * (count - 1), 32)
-        count -= pairs
+        count = tree_level(key, level, count, scratch)
         level = scratch
     memcpy(root, level, 32)
 
@@ -238,7 +266,7 @@ cdef void merkle_chain(uint8_t* head, const uint8_t* leaf) noexcept nogil:
     cdef uint8_t message[64]
     memcpy(message, head, 32)
     memcpy(message + 32, leaf, 32)
-    b3_many(message, 1, 1, chain_keys, 0, head)
+    hash_many(KEY_CHAIN, message, 64, 1, 1, head)
 
 
 cdef void merkle_chain_many(
@@ -255,7 +283,7 @@ cdef void merkle_chain_many(
         for index in range(size):
             memcpy(messages + 64 * index, heads[first + index], 32)
             memcpy(messages + 64 * index + 32, leaves[first + index], 32)
-        b3_many(messages, size, 1, chain_keys, 0, digests)
+        hash_many(KEY_CHAIN, messages, 64, size, 1, digests)
         for index in range(size):
             memcpy(heads[first + index], digests + 32 * index, 32)
         first += size
@@ -311,6 +339,111 @@ cdef void merkle_chain_ordered(
             place = ends[level]
         first += size
 
+
+# ----------------------------------------------------------------------------------------------
+# State roots
+# ----------------------------------------------------------------------------------------------
+
+cdef void merkle_account_leaves(
+    const uint8_t* messages, size_t stride, size_t count, uint8_t* leaves
+) noexcept nogil:
+    """Write the leaf of the ACCOUNT_LEAF at ``messages + stride i`` to ``leaves + 32 i``."""
+    hash_many(KEY_ACCOUNT, messages, stride, count, ACCOUNT_LEAF_BYTES // 64, leaves)
+
+
+cdef inline bint add_sum(const uint8_t* a, const uint8_t* b, uint8_t* out) noexcept nogil:
+    """Add two numbers of 160 bits; False when the sum has more."""
+    cdef uint64_t left[3]
+    cdef uint64_t right[3]
+    cdef uint64_t carry
+    left[2] = 0
+    right[2] = 0
+    memcpy(left, a, SUM_BYTES)
+    memcpy(right, b, SUM_BYTES)
+    left[0] += right[0]
+    carry = left[0] < right[0]
+    left[1] += carry
+    carry = left[1] < carry
+    left[1] += right[1]
+    carry += left[1] < right[1]
+    left[2] += right[2] + carry
+    memcpy(out, left, SUM_BYTES)
+    return left[2] >> 32 == 0
+
+
+cdef inline bint add_sums(
+    const uint8_t* left, const uint8_t* right, uint8_t* parent
+) noexcept nogil:
+    """Write the sums of a parent of two children; ``parent`` may be one of them."""
+    cdef bint fits = True
+    cdef int which
+    for which in range(SUMS):
+        fits = add_sum(
+            left + 32 + SUM_BYTES * which, right + 32 + SUM_BYTES * which,
+            parent + 32 + SUM_BYTES * which,
+        ) and fits
+    memset(parent + 32 + SUMS * SUM_BYTES, 0, CHILD_BYTES - 32 - SUMS * SUM_BYTES)
+    return fits
+
+
+cdef size_t merkle_sum_level(uint8_t* children, size_t count) noexcept nogil:
+    """Replace a level of the sum tree by the one above; return its size."""
+    cdef uint8_t digests[GROUP * 32]
+    cdef size_t pairs = count // 2, first = 0, size, index
+    while first < pairs:
+        size = pairs - first
+        if size > GROUP:
+            size = GROUP
+        hash_many(
+            KEY_SUM, children + 2 * CHILD_BYTES * first, 2 * CHILD_BYTES, size, 3, digests)
+        for index in range(first, first + size):
+            CHECK(
+                add_sums(
+                    children + 2 * CHILD_BYTES * index, children + 2 * CHILD_BYTES * index
+                    + CHILD_BYTES, children + CHILD_BYTES * index),
+                "the sums of a group have more than 160 bits",
+            )
+            memcpy(children + CHILD_BYTES * index, digests + 32 * (index - first), 32)
+        first += size
+    if count % 2:
+        memcpy(children + CHILD_BYTES * pairs, children + CHILD_BYTES * (count - 1), CHILD_BYTES)
+    return count - pairs
+
+
+cdef bint merkle_sum_parent(
+    const uint8_t* left, const uint8_t* right, uint8_t* parent
+) noexcept nogil:
+    """Write the parent of two children of the sum tree; False when a sum has more than 160 bits."""
+    cdef uint8_t message[2 * CHILD_BYTES]
+    memcpy(message, left, CHILD_BYTES)
+    memcpy(message + CHILD_BYTES, right, CHILD_BYTES)
+    hash_many(KEY_SUM, message, 2 * CHILD_BYTES, 1, 3, parent)
+    return add_sums(message, message + CHILD_BYTES, parent)
+
+
+cdef void merkle_group_head(const uint8_t* fields, uint8_t* head) noexcept nogil:
+    """Write the head of a group from its 108 bytes of fields."""
+    cdef uint8_t message[128]
+    memset(message, 0, 128)
+    memcpy(message, fields, GROUP_FIELDS_BYTES)
+    hash_many(KEY_GROUP, message, 128, 1, 2, head)
+
+
+cdef void merkle_state_root(
+    uint64_t block, uint64_t group_count, const uint8_t* groups_root, uint8_t* root
+) noexcept nogil:
+    """Write the state root of a block from the root over its group heads."""
+    cdef uint8_t message[64]
+    memset(message, 0, 64)
+    memcpy(message, &block, 8)
+    memcpy(message + 8, &group_count, 8)
+    memcpy(message + 16, groups_root, 32)
+    hash_many(KEY_STATE, message, 64, 1, 1, root)
+
+
+# ----------------------------------------------------------------------------------------------
+# Messages of any size
+# ----------------------------------------------------------------------------------------------
 
 cdef void blake3_keyed(
     const uint8_t* key, const uint8_t* message, size_t size, uint8_t* out
@@ -422,12 +555,10 @@ def block_salts(seed, size_t count):
     """Return the salts of a block's entries, an ``(n, 64)`` array: debit (or own) 16, credit 16
     (an opening's state salt), ext 32."""
     cdef const uint8_t[::1] key = _sized(seed, 32, "a seed")
-    cdef uint32_t words[8]
     # The kernel may write whole lanes beyond the last entry.
     salts = np.empty((count + LANES_MAX, 64), np.uint8)
     cdef uint8_t[:, ::1] out = salts
-    memcpy(words, &key[0], 32)
-    b3_salts(words, 0, count, &out[0, 0])
+    merkle_salts(&key[0], 0, count, &out[0, 0])
     return salts[:count]
 
 
@@ -441,21 +572,114 @@ def side_digest(account_id, number, released, side, kind, salt) -> bytes:
     )
 
 
-def tree_root(leaves) -> bytes:
-    """Return the root over an ``(n, 32)`` array of leaves: zeros for none, for one the leaf itself.
-
-    Raises ``ValueError`` for another shape.
-    """
+def _tree(leaves, str name):
+    """The leaves of a tree as contiguous bytes, and the tree's key."""
     if leaves.ndim != 2 or leaves.shape[1] != 32:
         raise ValueError(f"leaves have the shape {leaves.shape}, not (n, 32)")
-    cdef size_t count = len(leaves)
+    if name not in TREES:
+        raise ValueError(f"there is no tree {name!r}, only {', '.join(TREES)}")
+    return np.ascontiguousarray(leaves, np.uint8).reshape(-1), TREES[name]
+
+
+def tree_root(leaves, str name="node") -> bytes:
+    """Return the root over an ``(n, 32)`` array of leaves: zeros for none, for one the leaf itself.
+
+    ``name`` is one of ``TREES``. Raises ``ValueError`` for another shape or name.
+    """
+    cdef const uint8_t[::1] rows
+    cdef int key
+    rows, key = _tree(leaves, name)
+    cdef size_t count = rows.shape[0] // 32
     if count == 0:
         return bytes(32)
-    cdef const uint8_t[::1] rows = np.ascontiguousarray(leaves, np.uint8).reshape(-1)
     cdef uint8_t[::1] scratch = np.empty(32 * count, np.uint8)
     cdef uint8_t out[32]
     with nogil:
-        merkle_root(&rows[0], count, &scratch[0], out)
+        merkle_root(key, &rows[0], count, &scratch[0], out)
+    return (<char*>out)[:32]
+
+
+def tree_path(leaves, Py_ssize_t index, str name="node") -> bytes:
+    """Return the siblings of leaf ``index`` from the leaf upwards, 32 bytes each, in one string.
+
+    ``leaves`` and ``name`` as in ``tree_root``. Raises ``IndexError`` for a leaf that is not there.
+    """
+    cdef const uint8_t[::1] rows
+    cdef int key
+    rows, key = _tree(leaves, name)
+    cdef size_t count = rows.shape[0] // 32, steps = 0
+    if not 0 <= index < <Py_ssize_t>count:
+        raise IndexError(f"there is no leaf {index} among {count}")
+    cdef uint8_t[::1] scratch = np.empty(32 * count, np.uint8)
+    cdef uint8_t path[64 * 32]
+    cdef const uint8_t* level = &rows[0]
+    cdef size_t place = index
+    with nogil:
+        while count > 1:
+            if place ^ 1 < count:
+                memcpy(path + 32 * steps, level + 32 * (place ^ 1), 32)
+                steps += 1
+            count = tree_level(key, level, count, &scratch[0])
+            level = &scratch[0]
+            place //= 2
+    return (<char*>path)[:32 * steps]
+
+
+def account_leaves(messages):
+    """Return the leaves of accounts as an ``(n, 32)`` array of bytes.
+
+    ``messages`` is an ``(n, 192)`` array of bytes, the messages of ACCOUNT_LEAF; the bytes of one
+    must be beside each other. Raises ``ValueError`` for other shapes.
+    """
+    if messages.ndim != 2 or messages.shape[1] != ACCOUNT_LEAF_BYTES or (
+        messages.dtype != np.uint8
+    ):
+        raise ValueError(
+            f"messages are {messages.dtype} of the shape {messages.shape}, not u1 (n, 192)")
+    cdef size_t count = len(messages)
+    leaves = np.empty((count, 32), np.uint8)
+    if count == 0:
+        return leaves
+    if messages.strides[1] != 1 or messages.strides[0] < ACCOUNT_LEAF_BYTES:
+        messages = np.ascontiguousarray(messages)
+    cdef const uint8_t[:, :] rows = messages
+    cdef uint8_t[:, ::1] out = leaves
+    with nogil:
+        merkle_account_leaves(&rows[0, 0], rows.strides[0], count, &out[0, 0])
+    return leaves
+
+
+def sum_parent(left, right) -> bytes:
+    """Return the parent of two nodes of a sum tree, each hash 32 and sums 60 in 92 bytes.
+
+    Raises ``ValueError`` for other sizes and for sums above 160 bits.
+    """
+    cdef bytes left_child = bytes(_sized(left, NODE_BYTES, "a node")) + bytes(4)
+    cdef bytes right_child = bytes(_sized(right, NODE_BYTES, "a node")) + bytes(4)
+    cdef uint8_t out[CHILD_BYTES]
+    if not merkle_sum_parent(left_child, right_child, out):
+        raise ValueError("a sum has more than 160 bits")
+    return (<char*>out)[:NODE_BYTES]
+
+
+def group_head(fields) -> bytes:
+    """Return the head of a group from its 108 bytes: kind, zero, code, ledger, account count, hash
+    and sums of the top. Raises ``ValueError`` for another size."""
+    cdef const uint8_t[::1] given = _sized(fields, GROUP_FIELDS_BYTES, "the fields of a group")
+    cdef uint8_t out[32]
+    merkle_group_head(&given[0], out)
+    return (<char*>out)[:32]
+
+
+def state_root(uint64_t block, heads) -> bytes:
+    """Return the state root after a block, from the heads of its groups: an ``(n, 32)`` array or
+    a sequence of 32 bytes each, in order of (kind, ledger, code)."""
+    if not isinstance(heads, np.ndarray):
+        heads = np.frombuffer(
+            b"".join(_sized(head, 32, "a head") for head in heads), np.uint8).reshape(-1, 32)
+    cdef const uint8_t[::1] groups_root = tree_root(heads, "groups")
+    cdef uint8_t out[32]
+    merkle_state_root(block, len(heads), &groups_root[0], out)
     return (<char*>out)[:32]
 
 
@@ -530,16 +754,16 @@ cdef void load_key(uint32_t* words, str name) except *:
 
 def _load_keys() -> None:
     cdef uint32_t unused[8]
-    cdef int lane
-    load_key(side_key, "side")
-    load_key(node_key, "node")
-    load_key(chain_key, "chain")
+    cdef int lane, key
+    for name, key in (
+        ("side", KEY_SIDE), ("chain", KEY_CHAIN), ("account", KEY_ACCOUNT), ("sum", KEY_SUM),
+        ("group", KEY_GROUP), ("state", KEY_STATE), *TREES.items(),
+    ):
+        load_key(words_of[key], name)
+        for lane in range(LANES_MAX):
+            lanes_of[key][lane] = words_of[key]
     for name in ("block", "ext"):
         load_key(unused, name)
-    for lane in range(LANES_MAX):
-        side_keys[lane] = side_key
-        node_keys[lane] = node_key
-        chain_keys[lane] = chain_key
     for name, (number, _) in layout.ENTRY_KINDS.items():
         load_key(kind_keys[number], name)
 

@@ -27,6 +27,8 @@ def check():
     cdef candidate_t candidate
     cdef bare_t bare
     cdef block_header_t block_header
+    cdef account_leaf_t account_leaf
+    cdef state_row_t state_row
     compiled = {
         "ACCOUNT": np.asarray(<account_t[:1]>&account).dtype,
         "TRANSFER": np.asarray(<transfer_t[:1]>&transfer).dtype,
@@ -44,6 +46,8 @@ def check():
         "CANDIDATE": np.asarray(<candidate_t[:1]>&candidate).dtype,
         "BARE": np.asarray(<bare_t[:1]>&bare).dtype,
         "BLOCK_HEADER": np.asarray(<block_header_t[:1]>&block_header).dtype,
+        "ACCOUNT_LEAF": np.asarray(<account_leaf_t[:1]>&account_leaf).dtype,
+        "STATE_ROW": np.asarray(<state_row_t[:1]>&state_row).dtype,
     }
     for name, dtype in compiled.items():
         if dtype != layout.DTYPES[name]:

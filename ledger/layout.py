@@ -162,6 +162,9 @@ BLOCK_FLAGS: Final = (
     Flag("seal", 0, "the block closes an interval of the outer log"),
     Flag("announces_key", 1, "the block declares a signing key of the outer log"),
 )
+STATE_ROW_FLAGS: Final = (
+    Flag("erased", 0, "message begins with the leaf's hash; id, salt and most balances are gone"),
+)
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "ACCOUNT": ACCOUNT_FLAGS,
@@ -172,6 +175,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "QUERY_FILTER": QUERY_FILTER_FLAGS,
     "ENTRY": ENTRY_FLAGS,
     "BLOCK": BLOCK_FLAGS,
+    "STATE_ROW": STATE_ROW_FLAGS,
 }
 
 ENTRY_KINDS: Final[dict[str, tuple[int, str]]] = {
@@ -773,6 +777,47 @@ RECORDS: Final = (
             Field("reserved", "bytes56", "0"),
         ),
     ),
+    Record(
+        "ACCOUNT_LEAF",
+        "account_leaf_t",
+        "The message whose keyed hash is an account's leaf in a state root.",
+        (
+            Field("id", "u128", "the account"),
+            *_BALANCES,
+            Field("overdraft", "u128", "of its settings; 0 when not in force", "minor units"),
+            Field("ceiling", "u128", "of its settings; 0 when not in force", "minor units"),
+            Field("head", "bytes32", "head of the chain of its entries"),
+            Field("entry_count", "u64", "entries of the account, its opening among them"),
+            Field("ordinal", "u64", "its place in the group of (kind, ledger, code)"),
+            Field("ledger", "u32", "the ledger"),
+            Field("code", "u16", "the code"),
+            Field("flags", "u16", "account flags"),
+            Field("state", "u16", "account settings flags"),
+            Field("kind", "u8", "0: an account of money"),
+            Field("reserved", "bytes5", "0"),
+            Field("state_salt", "bytes16", "the salt that its opening's credit side does not use"),
+        ),
+    ),
+    Record(
+        "STATE_ROW",
+        "state_row_t",
+        "One account of a captured state, on its way into a state root and into the archive.",
+        (
+            Field(
+                "message",
+                "bytes192",
+                "ACCOUNT_LEAF; erased: its hash, then what the full state of a bundle says",
+            ),
+            Field("last_position", "u64", "position of the account's last entry"),
+            Field("ordinal", "u64", "as in ACCOUNT_LEAF"),
+            Field("slot", "u32", "slot of the account"),
+            Field("flags", "u32", "state row flags"),
+            Field("ledger", "u32", "as in ACCOUNT_LEAF"),
+            Field("code", "u16", "as in ACCOUNT_LEAF"),
+            Field("kind", "u8", "as in ACCOUNT_LEAF"),
+            Field("reserved", "u8", "0"),
+        ),
+    ),
 )
 
 U128: Final = np.dtype([("lo", "<u8"), ("hi", "<u8")])
@@ -816,6 +861,8 @@ RESOLVED: Final = DTYPES["RESOLVED"]
 CANDIDATE: Final = DTYPES["CANDIDATE"]
 BARE: Final = DTYPES["BARE"]
 BLOCK_HEADER: Final = DTYPES["BLOCK_HEADER"]
+ACCOUNT_LEAF: Final = DTYPES["ACCOUNT_LEAF"]
+STATE_ROW: Final = DTYPES["STATE_ROW"]
 
 # ----------------------------------------------------------------------------------------------
 # Names to numbers and back

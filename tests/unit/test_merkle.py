@@ -72,13 +72,24 @@ def expected_leaf(entry: np.void, index: int, seed: bytes, ext: bytes) -> bytes:
     return keyed(_merkle.KEYS[name], record[:16] + record[48:] + sides[0] + sides[1] + ext)
 
 
-def expected_root(leaves: list[bytes]) -> bytes:
+def expected_root(leaves: list[bytes], name: str = "node") -> bytes:
     """The recursive definition of RFC 6962."""
     if len(leaves) < 2:
         return leaves[0] if leaves else bytes(32)
     split = 1 << (len(leaves) - 1).bit_length() - 1
-    left, right = expected_root(leaves[:split]), expected_root(leaves[split:])
-    return keyed(_merkle.KEYS["node"], left + right)
+    left, right = expected_root(leaves[:split], name), expected_root(leaves[split:], name)
+    return keyed(_merkle.KEYS[name], left + right)
+
+
+def expected_path(leaves: list[bytes], index: int, name: str) -> list[bytes]:
+    """The recursive definition of RFC 6962's audit path."""
+    if len(leaves) < 2:
+        return []
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    left, right = leaves[:split], leaves[split:]
+    if index < split:
+        return [*expected_path(left, index, name), expected_root(right, name)]
+    return [*expected_path(right, index - split, name), expected_root(left, name)]
 
 
 @pytest.mark.skipif(not VECTORS.exists(), reason="the published vectors are not beside the project")
@@ -111,7 +122,9 @@ def test_derived_keys(context):
 
 
 def test_each_tree_and_kind_has_its_own_key():
-    assert set(_merkle.KEYS) == {"side", "node", "chain", "block", "ext", *layout.ENTRY_KINDS}
+    entries = {"side", "node", "chain", "block", "ext", *layout.ENTRY_KINDS}
+    states = {"account", "tile", "sum", "group", "groups", "state", "interval"}
+    assert set(_merkle.KEYS) == entries | states
     assert len(set(_merkle.KEYS.values())) == len(_merkle.KEYS)
     for name, key in _merkle.KEYS.items():
         context = f"sanyuan 2026 v1 {name}"
@@ -136,6 +149,62 @@ def test_leaves_follow_their_form(lanes, count):
 def test_root_is_that_of_rfc_6962(lanes, count):
     leaves = np.random.default_rng(count).integers(0, 256, (count, 32), np.uint8)
     assert _merkle.tree_root(leaves) == expected_root([row.tobytes() for row in leaves])
+
+
+@pytest.mark.parametrize("name", ["node", "tile", "groups", "interval"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, 31, 33, 70])
+def test_trees_and_paths_of_each_key(lanes, name, count):
+    leaves = np.random.default_rng(count).integers(0, 256, (count, 32), np.uint8)
+    rows = [row.tobytes() for row in leaves]
+    assert _merkle.tree_root(leaves, name) == expected_root(rows, name)
+    for index in range(count):
+        assert _merkle.tree_path(leaves, index, name) == b"".join(expected_path(rows, index, name))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 15, 16, 17, 40])
+def test_account_leaves(lanes, count):
+    """Whether the messages stand alone or in rows of something else."""
+    rows = np.frombuffer(np.random.default_rng(count).bytes(count * 224), "u1").reshape(-1, 224)
+    wanted = [keyed(_merkle.KEYS["account"], row[:192].tobytes()) for row in rows]
+    for messages in (rows[:, :192], rows[:, :192].copy()):
+        assert [leaf.tobytes() for leaf in _merkle.account_leaves(messages)] == wanted
+    records = np.zeros(count, layout.STATE_ROW)
+    records["message"] = rows[:, :192]
+    assert [leaf.tobytes() for leaf in _merkle.account_leaves(records["message"])] == wanted
+    backwards = _merkle.account_leaves(rows[::-1, :192])
+    assert [leaf.tobytes() for leaf in backwards] == wanted[::-1]
+
+
+_AMOUNTS = st.sampled_from([0, 1, 2**64 - 1, 2**64, 2**128 - 1, 2**128, 2**159, 2**160 - 1])
+
+
+@given(st.lists(st.tuples(_AMOUNTS, _AMOUNTS), min_size=3, max_size=3), st.randoms())
+def test_parents_of_the_sum_tree(pairs, random):
+    nodes = [
+        random.randbytes(32) + b"".join(pair[side].to_bytes(20, "little") for pair in pairs)
+        for side in range(2)
+    ]
+    if any(left + right >= 2**160 for left, right in pairs):
+        with pytest.raises(ValueError, match="160"):
+            _merkle.sum_parent(*nodes)
+        return
+    digest = keyed(_merkle.KEYS["sum"], nodes[0] + bytes(4) + nodes[1] + bytes(4))
+    sums = b"".join((left + right).to_bytes(20, "little") for left, right in pairs)
+    assert _merkle.sum_parent(*nodes) == digest + sums
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_group_heads_and_state_root(lanes, count):
+    random = np.random.default_rng(count)
+    fields = [random.bytes(108) for _ in range(count)]
+    heads = [_merkle.group_head(item) for item in fields]
+    assert heads == [keyed(_merkle.KEYS["group"], item + bytes(20)) for item in fields]
+    message = (2**63 + 5).to_bytes(8, "little") + count.to_bytes(8, "little")
+    message += expected_root(heads, "groups") + bytes(16)
+    wanted = keyed(_merkle.KEYS["state"], message)
+    assert _merkle.state_root(2**63 + 5, heads) == wanted
+    array = np.frombuffer(b"".join(heads), "u1").reshape(-1, 32)
+    assert _merkle.state_root(2**63 + 5, array) == wanted
 
 
 @pytest.mark.parametrize("hot", [0, 0.3, 1])
@@ -173,6 +242,16 @@ def test_wrong_sizes_are_refused():
         lambda: _merkle.tree_root(np.zeros((2, 31), np.uint8)),
         lambda: _merkle.chain_heads(np.zeros((1, 32), np.uint8), np.zeros((2, 32), np.uint8), [0]),
         lambda: _merkle.choose_lanes(3),
+        lambda: _merkle.tree_root(np.zeros((2, 32), np.uint8), "leaf"),
+        lambda: _merkle.tree_path(np.zeros((2, 31), np.uint8), 0),
+        lambda: _merkle.account_leaves(np.zeros((2, 191), np.uint8)),
+        lambda: _merkle.account_leaves(np.zeros((2, 192), np.uint16)),
+        lambda: _merkle.sum_parent(bytes(92), bytes(96)),
+        lambda: _merkle.group_head(bytes(128)),
+        lambda: _merkle.state_root(1, [bytes(31)]),
     ):
         with pytest.raises(ValueError):
             call()
+    for index in (-1, 2):
+        with pytest.raises(IndexError):
+            _merkle.tree_path(np.zeros((2, 32), np.uint8), index)
