@@ -19,7 +19,7 @@ from ledger.proof.notes import ED25519, BadNote, VerifierKey, check_name, decode
 from ledger.proof.notes import encode_base64 as b64
 
 RECORD_BYTES_MAX: Final = 1024
-ORIGIN_BYTES_MAX: Final = 128
+ORIGIN_BYTES_MAX: Final = 200
 """So a record with a key in it, which names the origin twice, stays within its limit."""
 FIRST_LINE: Final = "sanyuan interval v1"
 
@@ -46,6 +46,10 @@ _FORM: Final = re.compile(
     rf"state (?:none|{_NUMBER} {_NUMBER} {_NUMBER} {_HASH})\n"
     r"(?:key (\S+)\n)?"
 )
+
+
+class DoesNotFollow(DataDamaged):
+    """A block of the journal is not the one that comes after what the log has."""
 
 
 class View(Protocol):
@@ -222,7 +226,7 @@ class Intervals:
     def read(self, reader: Reader, last_block: int) -> Iterator[Record]:
         """Yield the record of each interval that ends up to ``last_block``, in order.
 
-        Goes on where the call before ended, however that was. Raises DataDamaged when a block
+        Goes on where the call before ended, however that was. Raises DoesNotFollow when a block
         does not follow the one before it or is of another ledger.
         """
         while self._next_block <= last_block:
@@ -238,7 +242,7 @@ class Intervals:
             or header[_INSTANCE] != self._instance
             or _number(header) != number
         ):
-            raise DataDamaged(
+            raise DoesNotFollow(
                 f"block {number} does not follow the block before it that the log has, or is of"
                 " another ledger"
             )
