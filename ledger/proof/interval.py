@@ -24,8 +24,8 @@ ORIGIN_BYTES_MAX: Final = 200
 FIRST_LINE: Final = "sanyuan interval v1"
 
 SEAL: Final = layout.flag_mask("BLOCK", "seal")
-ANNOUNCES_KEY: Final = 2
-SIGNING_KEY: Final = 3
+ANNOUNCES_KEY: Final = layout.flag_mask("BLOCK", "announces_key")
+SIGNING_KEY: Final = layout.DEFINITION_KINDS["signing_key"][0]
 """The kind of a definition that announces a signing key: its metadata has the vkey."""
 
 _INTERVAL_KEY: Final = derive_key("sanyuan 2026 v1 interval")

@@ -31,14 +31,12 @@ from ledger.proof.notes import (
     BadNote,
     Checkpoint,
     Note,
-    Signature,
     parse_checkpoint,
 )
 from ledger.proof.outer import WIDTH, OuterLog
 from ledger.proof.policy import Policy, QuorumNotMet
 from ledger.proof.signing import (
     ADVICE,
-    Consistency,
     KeyUnreadable,
     LogForked,
     Signer,
@@ -65,26 +63,34 @@ Open = Callable[[], AbstractContextManager[tuple[Reader, int]]]
 """Gives a view of the journal and the number of its last durable block."""
 
 
+class WitnessState(Protocol):
+    """What is known of a witness."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def cosigned_at_s(self) -> float | None: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+class Collected(Protocol):
+    """What a round brought."""
+
+    @property
+    def note(self) -> Note: ...
+
+
 class Cosigners(Protocol):
-    """The witnesses of a policy, asked over the network."""
+    """The witnesses of a policy, asked over the network: ``ledger.proof.cosigners.Cosigners``."""
 
     def collect(
-        self,
-        note: Note,
-        *,
-        consistency: Consistency,
-        enough: Callable[[Sequence[Signature]], bool],
-        timeout_s: float,
-    ) -> list[Signature]:
-        """Return the verified cosignatures of a checkpoint that could be had in time; at once when
-        ``enough`` of them are there.
-        """
+        self, note: Note, prove: Callable[[int], Sequence[bytes]], *, within_s: float
+    ) -> Collected:
+        """Return a checkpoint with the verified cosignatures that came in time."""
         ...
 
-    def successes(self) -> dict[str, float]:
-        """Return for each witness the POSIX time of its last cosignature, 0 for none."""
-        ...
-
+    def states(self) -> Sequence[WitnessState]: ...
     def close(self) -> None: ...
 
 
@@ -239,17 +245,16 @@ class Publisher:
         elif problem is None and self._cosigners is not None:
             age = self._unpublished.age_s()
             if age > LATE_S:
-                now = time.time()
                 silent = [
-                    f"{name} ({f'{now - at:.0f} s ago' if at else 'never'})"
-                    for name, at in sorted(self._cosigners.successes().items())
-                    if now - at > LATE_S
+                    f"{state.name} ({state.problem})"
+                    for state in self._cosigners.states()
+                    if state.problem is not None
                 ]
                 found.append(
                     (
                         "cosignatures_missing",
                         f"for {age:.0f} s no checkpoint had the cosignatures that the policy asks"
-                        f" for; last cosigned: {', '.join(silent) or 'all of late'}",
+                        f" for; silent: {', '.join(silent) or 'nobody'}",
                     )
                 )
         return found
@@ -286,8 +291,8 @@ class Publisher:
         ]
         if self._cosigners is not None:
             samples = [
-                (f'witness="{_label(name)}"', at)
-                for name, at in sorted(self._cosigners.successes().items())
+                (f'witness="{_label(state.name)}"', state.cosigned_at_s or 0.0)
+                for state in self._cosigners.states()
             ]
             families.append(
                 (
@@ -476,6 +481,7 @@ class Publisher:
         intervals = Intervals(origin, self._instance)
         self._append_all(intervals, fresh)
         self._check_extends(fresh)
+        fresh.write_edge()
         self.log.replace_tiles(fresh)
         return intervals
 
@@ -587,21 +593,21 @@ class Publisher:
         if published is not None and published.size >= size and self._satisfies():
             return None
 
-        def enough(more: Sequence[Signature]) -> bool:
-            whole = note.with_signatures(more)
-            return policy.quorum_met(
-                witness.name
-                for witness in policy.witnesses
-                if any(line.by(witness.key) for line in whole.signatures)
-            )
+        def cosigned_by() -> list[str]:
+            lines = note.signatures
+            return [w.name for w in policy.witnesses if any(line.by(w.key) for line in lines)]
 
-        if not enough(()):
+        if not policy.quorum_met(cosigned_by()):
             found = self._cosigners.collect(
-                note, consistency=self.log.consistency, enough=enough, timeout_s=COSIGN_S
+                note, lambda old: self.log.consistency(old, size), within_s=COSIGN_S
             )
-            note = note.with_signatures(found)
+            # One line of each key: that of an earlier round stays.
+            known = {(line.name, line.key_id) for line in note.signatures}
+            note = note.with_signatures(
+                line for line in found.note.signatures if (line.name, line.key_id) not in known
+            )
         self._hook("cosignatures", "after")
-        if not enough(()):
+        if not policy.quorum_met(cosigned_by()):
             return note
         self._publish(note)
         return None
