@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "restore": "directory",
     "confirm-clock": "directory",
     "api-keys": "keys",
+    "witness": "witness",
     "post": "remote",
     "get": "remote",
     "statement": "remote",

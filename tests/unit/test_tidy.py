@@ -70,6 +70,12 @@ ROOMS = [
     Room("__init__.py", FRAME | {"ledger.state"}, set(), WORLD | FILES),
     Room("proof/verify.py", set(), set(), set()),
     Room(
+        "proof/cosigners.py",
+        FRAME | {"ledger.proof"},
+        set(),
+        NETWORK - {"http", "ssl", "urllib"},
+    ),
+    Room(
         "proof/*.py",
         FRAME | {"ledger._merkle", "ledger.proof"},
         {"numpy", "cryptography"},
