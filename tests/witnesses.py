@@ -30,9 +30,8 @@ class SmallLog:
 
     def fork(self, size: int, *, branch: int = 0) -> SmallLog:
         other = SmallLog(self.key.name, seed=self.key.seed[0])
-        other._leaves[size:] = [
-            tree.leaf_hash(f"branch {branch} of record {n}".encode()) for n in range(size, 300)
-        ]
+        branched = (f"branch {branch} of record {n}".encode() for n in range(size, 300))
+        other._leaves = self._leaves[:size] + [tree.leaf_hash(record) for record in branched]
         return other
 
     @property
