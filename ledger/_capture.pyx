@@ -161,7 +161,7 @@ cdef class Capture:
         """A place for a saved account."""
         cdef saved_t* pool
         cdef saved_t* taken
-        cdef uint32_t place
+        cdef int place
         if self.free_saved == NULL:
             pool = <saved_t*>malloc((POOL_ROWS + 1) * sizeof(saved_t))
             CHECK(pool != NULL, "out of memory for a capture")

@@ -736,6 +736,11 @@ def lane_count() -> int:
     return b3_width
 
 
+def widest_lanes() -> int:
+    """Return the most messages that this processor can hash at once: 1, 4, 8 or 16."""
+    return b3_widest()
+
+
 def choose_lanes(int count) -> None:
     """Use another kernel from now on, for tests and measurements.
 

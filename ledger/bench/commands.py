@@ -92,10 +92,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def _write(figures: dict[str, Any], json_file: Path) -> None:
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
 def _report(figures: dict[str, Any], json_file: Path | None) -> None:
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        _write(figures, json_file)
     table = Table(show_header=False)
     for name, value in figures.items():
         if isinstance(value, dict):
@@ -151,3 +155,37 @@ def http(
                 encoding=encoding, connections=connections, progress=progress,
             )  # fmt: skip
     _report(figures, json_file)
+
+
+@bench.command()
+@click.option("--accounts", type=click.IntRange(2), default=1_000_000, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=9, show_default=True,
+              help="Each figure is the median of so many.")  # fmt: skip
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)  # fmt: skip
+def commit(accounts: int, repeats: int, json_file: Path | None) -> None:
+    """What hashing costs: a transfer's share of a block, and a state root, with each kernel."""
+    from ledger.bench import commit_run
+
+    with _errors(), _progress() as progress:
+        figures = commit_run.run(accounts, repeats, progress)
+    if json_file is not None:
+        _write(figures, json_file)
+    blocks = Table(title="processor time a transfer, ns")
+    for heading in ("lanes", "block", "leaves", "root", "chains", "commitment"):
+        blocks.add_column(heading, justify="right")
+    for row in figures["blocks"]:
+        parts = [f"{row[f'{name}_ns']:.0f}" for name in ("leaves", "root", "chains", "commitment")]
+        blocks.add_row(str(row["lanes"]), f"{row['entries']:,}", *parts)
+    roots = Table(title=f"a state root of {accounts:,} accounts, processor seconds")
+    for heading in ("lanes", "changed", "capture", "build", "both", "elapsed"):
+        roots.add_column(heading, justify="right")
+    for row in figures["state_roots"]:
+        names = ("capture_cpu", "build_cpu", "cpu", "elapsed")
+        parts = [f"{row[f'{name}_seconds']:.3f}" for name in names]
+        roots.add_row(str(row["lanes"]), row["changed"], *parts)
+    console = Console()
+    console.print(blocks)
+    console.print(roots)

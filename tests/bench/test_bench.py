@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ledger import layout
+from ledger import _merkle, layout
 from ledger.bench import measure
 from ledger.bench.commands import bench
 from ledger.bench.engine_run import RunFailed, Workload, require_created, run
@@ -161,3 +161,25 @@ def test_two_device_syncs_a_block(tmp_path: Path) -> None:
     engine.stop()
     store.close()
     assert engine.counters()["device_syncs"] >= 2 * 6
+
+
+def test_commit_command_measures_every_kernel(tmp_path: Path) -> None:
+    file, chosen = tmp_path / "out" / "figures.json", _merkle.lane_count()
+    options = ["--accounts", "700", "--repeats", "1", "--json", str(file)]
+    outcome = CliRunner().invoke(bench, ["commit", *options])
+    assert outcome.exit_code == 0, outcome.output
+    assert "65,536" in outcome.output
+    figures = json.loads(file.read_text())
+    kernels = [lanes for lanes in (16, 8, 4, 1) if lanes <= _merkle.widest_lanes()]
+    assert [(row["entries"], row["lanes"]) for row in figures["blocks"]] == [
+        (entries, lanes) for entries in (8190, 65536) for lanes in kernels
+    ]
+    for row in figures["blocks"]:
+        parts = sum(row[f"{part}_ns"] for part in ("leaves", "root", "chains"))
+        assert row["commitment_ns"] == pytest.approx(parts, abs=0.2)
+        assert row["leaves_ns"] > row["root_ns"] > 0
+    assert [(row["changed"], row["lanes"]) for row in figures["state_roots"]] == [
+        (changed, lanes) for changed in ("none", "all") for lanes in kernels
+    ]
+    assert all(row["build_cpu_seconds"] > 0 for row in figures["state_roots"])
+    assert _merkle.lane_count() == chosen
