@@ -28,6 +28,7 @@ from ledger.config import Config
 if TYPE_CHECKING:
     from ledger.api.keys import KeyRing
     from ledger.engine import Engine
+    from ledger.proof.publisher import Publisher
 
 _LOG: Final = logging.getLogger("sanyuan.api")
 _PROCESS: Final = os.urandom(6).hex()
@@ -59,6 +60,7 @@ def build_app(
     keys: KeyRing | None = None,
     limits: Limits | None = None,
     open_metrics: bool = True,
+    publisher: Publisher | None = None,
 ) -> web.Application:
     """Return the application that serves an engine, started or about to be.
 
@@ -75,10 +77,12 @@ def build_app(
         limits=limits or Limits(),
         metrics=Metrics(),
         open_metrics=open_metrics,
+        publisher=publisher,
         pool=ThreadPoolExecutor(READ_THREADS, "ledger-read"),
     )
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, route.handler, name=route.name)
+        path = route.path.replace("{path}", "{path:.+}")  # any number of its elements
+        app.router.add_route(route.method, path, route.handler, name=route.name)
     app.on_shutdown.append(_on_shutdown)
     app.on_cleanup.append(_on_cleanup)
     return app

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ledger.api.keys import KeyRing
     from ledger.api.reads import Reads
     from ledger.engine import Engine
+    from ledger.proof.publisher import Publisher
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Context:
     metrics: Metrics
     open_metrics: bool
     """Whether /metrics needs no scope: only when bound to loopback."""
+    publisher: Publisher | None
+    """Keeps the outer log; None where no signing key was ever made."""
     pool: ThreadPoolExecutor
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

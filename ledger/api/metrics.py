@@ -51,6 +51,10 @@ _ENGINE: Final = (
 )
 
 
+Family = tuple[str, str, str, Iterable[tuple[str, float]]]
+"""Name, kind, doc and samples (labels, value) of a metric."""
+
+
 class Metrics:
     """What one server counts. Owned by the event loop."""
 
@@ -77,9 +81,14 @@ class Metrics:
         """Return every (route, method, status) counted so far."""
         return frozenset(self._requests)
 
-    def text(self, counters: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]]) -> bytes:
+    def text(
+        self,
+        counters: Mapping[str, Any],
+        reasons: Iterable[Mapping[str, Any]],
+        more: Iterable[Family] = (),
+    ) -> bytes:
         """Return the exposition of everything, with the engine's counters and reasons not to be
-        ready."""
+        ready, and more that is counted elsewhere."""
         lines: list[str] = []
 
         def family(name: str, kind: str, doc: str) -> None:
@@ -122,6 +131,12 @@ class Metrics:
         lines.append(f"sanyuan_ready {0 if codes else 1}")
         family("sanyuan_not_ready_reason", "gauge", "1 for each reason not to be ready.")
         lines += [f'sanyuan_not_ready_reason{{code="{code}"}} 1' for code in codes]
+        for name, kind, doc, samples in more:
+            family(name, kind, doc)
+            lines += [
+                f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
+                for labels, value in samples
+            ]
         return ("\n".join(lines) + "\n").encode()
 
     def _engine_latency(self, lines: list[str], family: Any, counters: Mapping[str, Any]) -> None:

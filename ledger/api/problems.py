@@ -247,6 +247,21 @@ _KINDS: Final = (
         "Check the id.",
     ),
     ProblemKind(
+        "checkpoint_not_found",
+        404,
+        "There is no checkpoint",
+        "The ledger has no signing key, or nothing was posted yet.",
+        "Make a key (docs/keys.md); /readyz says what keeps a checkpoint from being published.",
+    ),
+    ProblemKind(
+        "tile_not_found",
+        404,
+        "There is no such tile",
+        "A name that no tile has, a tile beyond the checkpoint, or a partial one whose full tile "
+        "took its place.",
+        "Read the checkpoint; ask for the full tile instead of a partial one.",
+    ),
+    ProblemKind(
         "method_not_allowed",
         405,
         "This path has other methods",

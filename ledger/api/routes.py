@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger._codec import CONTENT_TYPES
-from ledger.api import feed, lookups, metrics, schemas, service, writes
+from ledger.api import feed, lookups, metrics, outer_log, schemas, service, writes
 from ledger.api.inputs import JSON
 from ledger.api.schemas import DECIMAL, POSITION, RFC_3339, UUID, Schema
 
@@ -313,6 +313,33 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
             {},
             {200: {feed.CONTENT_TYPE: schemas.ref("ChangeEvent")}},
             _BAD_READ,
+        ),
+        _service(
+            "get_checkpoint",
+            "/checkpoint",
+            outer_log.checkpoint,
+            "The newest published checkpoint of the outer log (C2SP tlog-checkpoint)",
+            {200: {outer_log.TEXT.partition(";")[0]: {"type": "string"}}},
+            (404,),
+        ),
+        Route(
+            "get_tile",
+            "GET",
+            "/tile/{path}",
+            outer_log.tile,
+            "A tile of hashes or of records of the outer log (C2SP tlog-tiles)",
+            frozenset(),
+            (
+                Parameter(
+                    "path",
+                    {"type": "string"},
+                    "level or entries, number, and the width of a partial tile: 0/x001/234.p/7",
+                    "path",
+                ),
+            ),
+            {},
+            {200: {outer_log.BYTES: BINARY}},
+            (404,),
         ),
         _service(
             "live",

@@ -30,6 +30,7 @@ from ledger.errors import ConfigurationError, DiskFailed
 if TYPE_CHECKING:
     from ledger.api.keys import KeyRing
     from ledger.engine import Engine
+    from ledger.proof.publisher import Publisher
 
 DEFAULT_PORT: Final = 7447
 HEADER_BYTES: Final = 8190
@@ -90,6 +91,7 @@ class Server:
         keys: KeyRing | None = None,
         tls: Tls | None = None,
         limits: Limits | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         """Raises ConfigurationError for another host than loopback without keys, and for TLS files
         that do not work."""
@@ -104,7 +106,15 @@ class Server:
         self.config = config or Config()
         self._host, self._port = host, port
         self._tls = tls.context() if tls is not None else None
-        self.app = build_app(engine, self.config, keys=keys, limits=limits, open_metrics=loopback)
+        self.publisher = publisher
+        self.app = build_app(
+            engine,
+            self.config,
+            keys=keys,
+            limits=limits,
+            open_metrics=loopback,
+            publisher=publisher,
+        )
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
 
@@ -186,6 +196,7 @@ def run(
     port: int = DEFAULT_PORT,
     keys: KeyRing | None = None,
     tls: Tls | None = None,
+    publisher: Publisher | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     on_listening: Callable[[str], None] | None = None,
     on_ready: Callable[[str], None] | None = None,
@@ -196,9 +207,9 @@ def run(
     ``on_listening(url)`` is called before recovery, ``on_ready(url)`` after it. Raises
     ConfigurationError, what recovery
     raises, and DiskFailed when the engine stopped on a failed write. The store stays the caller's
-    to close.
+    to close. The ``publisher`` of the log begins after recovery and ends after the engine.
     """
-    server = Server(engine, config, host=host, port=port, keys=keys, tls=tls)
+    server = Server(engine, config, host=host, port=port, keys=keys, tls=tls, publisher=publisher)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(server, progress, on_listening, on_ready))
 
@@ -224,6 +235,8 @@ async def _serve(
         if not recovery.done():
             return
         recovery.result()
+        if server.publisher is not None:
+            server.publisher.start()
         if on_ready is not None:
             on_ready(server.url)
         while failure is None and not stop.is_set():
@@ -236,6 +249,8 @@ async def _serve(
         await server.stop()
         if recovered:
             await loop.run_in_executor(None, server.engine.stop)
+            if server.publisher is not None:
+                await loop.run_in_executor(None, server.publisher.stop)
     if failure is not None:
         raise DiskFailed(failure["detail"])
 

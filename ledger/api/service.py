@@ -34,5 +34,6 @@ async def prometheus(request: web.Request) -> web.StreamResponse:
     """GET /metrics"""
     context = request.app[CONTEXT]
     engine = context.engine
-    text = context.metrics.text(engine.counters(), engine.reasons_not_ready())
+    more = [] if context.publisher is None else context.publisher.metrics()
+    text = context.metrics.text(engine.counters(), engine.reasons_not_ready(), more)
     return answer(text, content_type=metrics.CONTENT_TYPE)

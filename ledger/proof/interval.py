@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from ledger import layout
-from ledger._merkle import block_hash, derive_key, keyed_hash
+from ledger._merkle import block_hash, tree_root
 from ledger.errors import DataDamaged
 from ledger.proof.notes import ED25519, BadNote, VerifierKey, check_name, decode_base64
 from ledger.proof.notes import encode_base64 as b64
@@ -28,7 +30,6 @@ ANNOUNCES_KEY: Final = layout.flag_mask("BLOCK", "announces_key")
 SIGNING_KEY: Final = layout.DEFINITION_KINDS["signing_key"][0]
 """The kind of a definition that announces a signing key: its metadata has the vkey."""
 
-_INTERVAL_KEY: Final = derive_key("sanyuan 2026 v1 interval")
 _HAS_METADATA: Final = layout.flag_mask("ENTRY", "has_metadata")
 _DEFINITION: Final = layout.ENTRY_KINDS["definition"][0]
 _NUMBER: Final = r"(0|[1-9][0-9]{0,19})"
@@ -315,13 +316,7 @@ def announced_key(metadata: bytes, origin: str) -> str | None:
 
 
 def interval_root(block_hashes: list[bytes]) -> bytes:
-    """Return the root of the tree over block hashes with the key ``interval``."""
-    level = block_hashes
-    while len(level) > 1:
-        # A last node without a sibling goes up as it is: the shape of RFC 6962.
-        paired = [
-            keyed_hash(_INTERVAL_KEY, left + right)
-            for left, right in zip(level[::2], level[1::2], strict=False)
-        ]
-        level = paired + level[len(level) & ~1 :]
-    return level[0]
+    """Return the root of the tree over the hashes of an interval's blocks."""
+    rows = np.frombuffer(b"".join(block_hashes), "u1").reshape(-1, 32)
+    root: bytes = tree_root(rows, "interval")
+    return root

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +18,8 @@ from ledger.api.context import CONTEXT, Context
 from ledger.api.server import Server
 from ledger.config import Config
 from ledger.engine import Engine
+from ledger.proof import signing
+from ledger.proof.publisher import Publisher
 from ledger.storage.memory import MemoryStore
 from tests.api import schema
 
@@ -58,9 +63,11 @@ def operation_of(method: str, path: str) -> tuple[str, dict[str, Any]] | None:
     """The route's name and its operation in the document, or None where there is none."""
     for route in ROUTES:
         wanted, given = route.path.split("/"), path.split("/")
+        if wanted[-1] == "{path}" and len(given) > len(wanted):
+            given[len(wanted) - 1 :] = ["{path}"]
         if route.method != method or len(wanted) != len(given):
             continue
-        if all(w == g or w == "{id}" for w, g in zip(wanted, given, strict=True)):
+        if all(w == g or w in ("{id}", "{path}") for w, g in zip(wanted, given, strict=True)):
             return route.name, OPENAPI["paths"][route.path][method.lower()]
     return None
 
@@ -181,6 +188,13 @@ class Service:
                 {"id": "3", "ledger": 156, "code": 20, "metadata": {"name": "王芳"}},
             ],
         )
+        await self.published()
+
+    async def published(self, block: int = 0) -> None:
+        """Wait until a block is under the published checkpoint."""
+        publisher = self.context.publisher
+        assert publisher is not None
+        assert await asyncio.to_thread(publisher.wait_published, block, 10.0)
 
     async def transfer(
         self, transfer_id: int, debit: int, credit: int, amount: int, **more: Any
@@ -202,19 +216,36 @@ class Service:
 async def running(
     *, start_engine: bool = True, engine: Engine | None = None, **options: Any
 ) -> AsyncIterator[Service]:
-    """A server over a new engine in memory (or a given one), stopped at the end."""
+    """A server over a new engine in memory (or a given one), and its outer log in a folder of its
+    own; stopped at the end."""
     config = options.pop("config", None) or Config()
     engine = engine or Engine(MemoryStore(config), config)
-    server = Server(engine, config, port=0, **options)
+    folder = tempfile.TemporaryDirectory(prefix="sanyuan-api-")
+    publisher = publisher_of(engine, Path(folder.name))
+    server = Server(engine, config, port=0, **{"publisher": publisher, **options})
     await server.start()
     try:
         if start_engine:
             await server.start_engine()
+            publisher.start()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
             yield Service(server, session)
     finally:
         await server.stop()
         engine.stop()
+        publisher.stop()
+        folder.cleanup()
+
+
+def publisher_of(engine: Engine, directory: Path) -> Publisher:
+    """The publisher of an engine's log, with a new key; not started."""
+    key = directory / signing.DEFAULT_NAME
+    signing.create_key(key, name="bank.example/ledger", passphrase=None)
+    publisher = Publisher(
+        directory / "log", instance=engine.store.instance, journal=engine.reader, key=key
+    )
+    engine.on_sealed.append(publisher.sealed)
+    return publisher
 
 
 EXAMPLES: dict[str, tuple[str, str, Any]] = {
@@ -243,6 +274,8 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "get_transfer": ("GET", "/v1/transfers/90", None),
     "get_trial_balance": ("GET", "/v1/trial-balance", None),
     "follow_events": ("GET", "/v1/events", None),
+    "get_checkpoint": ("GET", "/checkpoint", None),
+    "get_tile": ("GET", "/tile/0/000.p/1", None),
     "live": ("GET", "/livez", None),
     "ready": ("GET", "/readyz", None),
     "metrics": ("GET", "/metrics", None),

@@ -23,7 +23,7 @@ EVENT = EXAMPLES["create_transfers"][2]
 @pytest.fixture
 async def strict() -> AsyncIterator[Service]:
     """A bank with the smallest limits, and a check that nothing was changed in it."""
-    config = Config(body_bytes=1 << 16, body_timeout_s=1)
+    config = Config(body_bytes=1 << 16, body_timeout_s=1, seal_interval_ms=60_000)
     async with running(config=config) as service:
         await service.bank()
         before = service.engine.durable_position
