@@ -68,7 +68,7 @@ ROOMS = [
     ),
     Room("state.py", FRAME | CORE | {"ledger.config", "ledger.storage"}, {"numpy"}, WORLD),
     Room("__init__.py", FRAME | {"ledger.state"}, set(), WORLD | FILES),
-    Room("proof/verify.py", set(), set(), set()),
+    Room("proof/verify.py", set(), {"blake3", "cryptography"}, WORLD),
     Room(
         "proof/cosigners.py",
         FRAME | {"ledger.proof"},
