@@ -9,7 +9,7 @@ cimport numpy as cnp
 from ledger._accounts cimport (
     ROW_ERASED, ROW_FLAGS, SALT_BYTES, Accounts, account_row_t, extra_t, row_at, salt_at,
 )
-from ledger._holds cimport Holds
+from ledger._holds cimport HOLD_OPEN, Holds
 from ledger._index cimport hash_id
 from ledger._layout cimport (
     LIMIT_NO_SLOT, LIMIT_QUERY_RECORDS_MAX, QUERY_FILTER_REVERSED, TIMESTAMP_MAX, account_t,
@@ -180,6 +180,15 @@ cdef class Books:
             raise IndexError(f"no account has slot {slot}")
         copy_account(row_at(self.accounts, slot), <account_t*>cnp.PyArray_DATA(out))
         return out
+
+    def holds_of(self, uint32_t slot):
+        """Return how many open holds touch the account in a slot."""
+        cdef uint32_t place, found = 0
+        for place in range(self.holds.used):
+            found += self.holds.rows[place].state == HOLD_OPEN and (
+                self.holds.rows[place].debit_slot == slot
+                or self.holds.rows[place].credit_slot == slot)
+        return found
 
     def fill_account_ids(self, entries):
         """Fill in the account ids of decoded ENTRY rows from their slots, in place.

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "verify": "directory",
     "backup": "directory",
     "restore": "directory",
+    "erase": "erase",
     "confirm-clock": "directory",
     "api-keys": "keys",
     "witness": "witness",

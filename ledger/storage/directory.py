@@ -7,6 +7,8 @@
     DIR/journal/        LMDB environment: the truth
     DIR/state/          LMDB environment: the snapshot, can be rebuilt from the journal
     DIR/ids/            LMDB environment: the index of ids, can be rebuilt from the journal
+    DIR/erased.new/     an erasure at work, or one that was cut off: removed by the next start
+    DIR/erased/         an erasure that is decided: its parts replace those above, then it goes
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from blake3 import blake3
 from ledger import layout
 from ledger.errors import ConfigurationError, DataDamaged, DirectoryInUse, FormatTooNew
 from ledger.storage.environment import disk_error, open_environment, sync_directory
+from ledger.storage.store import Hook, no_hook
 
 FORMAT_FILE: Final = "format.json"
 LOCK_FILE: Final = "lock"
 JOURNAL: Final = "journal"
 JOURNAL_TREES: Final = ("blocks", "metadata")
 PARTS: Final = (JOURNAL, "state", "ids")
+ERASING: Final = "erased.new"
+ERASED: Final = "erased"
 _LOCK_BYTES: Final = 32
 _FORMAT_BYTES_MAX: Final = 4096
 
@@ -134,13 +139,60 @@ def read_format(path: Path) -> bytes:
             f"{path} has format {version}, and this program knows formats up to"
             f" {layout.FORMAT_VERSION}: use a newer version of the ledger"
         )
-    if not (path / JOURNAL / "data.mdb").exists():
+    # The parts of an erasure that is decided take their places when the directory is locked.
+    places = (path / JOURNAL / "data.mdb", path / ERASED / JOURNAL / "data.mdb")
+    if not any(place.exists() for place in places):
         if any((path / name / "data.mdb").exists() for name in PARTS):
             raise DataDamaged(f"{path / JOURNAL}: data.mdb, the journal, is missing: {advice}")
         raise ConfigurationError(
             f"{path} is not complete, its making was cut off: repeat 'sanyuan init {path}'"
         )
     return instance
+
+
+def begin_erasure(path: Path, instance: bytes) -> Path:
+    """Return a new, empty data directory within this one, in which everything is written anew."""
+    new = path / ERASING
+    try:
+        if new.exists():
+            shutil.rmtree(new)
+    except OSError as error:
+        raise disk_error(error, new) from error
+    create(new, instance=instance)
+    return new
+
+
+def commit_erasure(path: Path) -> None:
+    """Decide that what was written anew replaces what there is: from here on every start carries
+    it out."""
+    try:
+        for folder in (path / ERASING, *(path / ERASING / part for part in PARTS)):
+            sync_directory(folder)
+        os.rename(path / ERASING, path / ERASED)
+        sync_directory(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _finish_erasure(path: Path, hook: Hook) -> None:
+    """Carry out an erasure that was decided, and remove one that was not. May be cut off anywhere
+    and done again."""
+    if (path / ERASING).exists():
+        shutil.rmtree(path / ERASING)
+    if not (path / ERASED).exists():
+        return
+    for part in PARTS:
+        if (path / ERASED / part).exists():
+            hook(f"erase {part}", "before")
+            if (path / part).exists():
+                shutil.rmtree(path / part)
+            hook(f"erase {part}", "removed")
+            os.rename(path / ERASED / part, path / part)
+            sync_directory(path)
+            hook(f"erase {part}", "after")
+    shutil.rmtree(path / ERASED)
+    sync_directory(path)
+    hook("erase", "after")
 
 
 class Directory:
@@ -150,7 +202,7 @@ class Directory:
     FormatTooNew.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hook: Hook = no_hook) -> None:
         self.path = path
         self.instance = read_format(path)
         try:
@@ -175,10 +227,14 @@ class Directory:
             # In place and never longer, so that it needs no new block on a full disk. It only
             # informs.
             os.pwrite(self._lock, (b"%d\n" % os.getpid()).rjust(_LOCK_BYTES), 0)
+            _finish_erasure(path, hook)
             unwritable = [name for name in PARTS if not self._writable(path / name)]
         except OSError as error:
             os.close(self._lock)
             raise disk_error(error, path) from error
+        except BaseException:
+            os.close(self._lock)
+            raise
         if unwritable:
             os.close(self._lock)
             raise ConfigurationError(

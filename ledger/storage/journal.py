@@ -186,6 +186,21 @@ class LmdbJournal:
             raise
         self.last_block = number
 
+    def append_all(self, blocks: list[tuple[int, bytes, list[tuple[int, bytes]]]]) -> None:
+        """Store blocks (number, value, metadata) in one transaction; see ``append``."""
+        first = self.last_block + 1
+        if [number for number, _, _ in blocks] != list(range(first, first + len(blocks))):
+            raise ValueError(f"blocks that do not follow block {self.last_block}")
+        self._hook("append", "before")
+        with translated(self._path), self._environment.begin(write=True) as transaction:
+            for number, value, metadata in blocks:
+                transaction.put(key_of(number), value, db=self._blocks, append=True)
+                for position, data in metadata:
+                    stored = pack_metadata(position, data)
+                    transaction.put(key_of(position), stored, db=self._metadata, append=True)
+        self._hook("append", "after")
+        self.last_block = first + len(blocks) - 1
+
     @contextmanager
     def reader(self) -> Iterator[LmdbReader]:
         """Return a view of the durable blocks as of now. Raises Unavailable when too many are
