@@ -65,6 +65,8 @@ class WitnessState:
     """It could not be reached, or answered nonsense."""
     refused: int = 0
     """It has, or says that it has, another history of this log."""
+    refuses: bool = False
+    """Whether it did so the last time."""
     problem: str | None = None
     """Why it did not cosign the last time; None when it did."""
 
@@ -236,8 +238,10 @@ class _Worker(threading.Thread):
         try:
             signature = self._ask(current)
         except _Refused as error:
-            self.state = replace(self.state, refused=before.refused + 1, problem=str(error))
-            if before.problem != str(error):
+            self.state = replace(
+                self.state, refused=before.refused + 1, refuses=True, problem=str(error)
+            )
+            if not before.refuses:
                 _LOG.error("witness %s refuses the log: %s", before.name, error)
             return str(error)
         except (_Failed, OSError, http.client.HTTPException) as error:
@@ -255,12 +259,13 @@ class _Worker(threading.Thread):
                 cosigned_size=size,
                 cosigned_at_s=self._clock_s(),
                 cosigned=before.cosigned + 1,
+                refuses=False,
                 problem=None,
             )
             if before.problem is not None:
                 _LOG.info("witness %s cosigns again", before.name)
             return signature
-        self.state = replace(self.state, failed=before.failed + 1, problem=problem)
+        self.state = replace(self.state, failed=before.failed + 1, refuses=False, problem=problem)
         if before.problem is None:
             _LOG.warning("witness %s does not cosign: %s", before.name, problem)
         return problem

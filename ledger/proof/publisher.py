@@ -71,6 +71,10 @@ class WitnessState(Protocol):
     @property
     def cosigned_at_s(self) -> float | None: ...
     @property
+    def refused(self) -> int: ...
+    @property
+    def refuses(self) -> bool: ...
+    @property
     def problem(self) -> str | None: ...
 
 
@@ -240,6 +244,14 @@ class Publisher:
         elif self._unsigned.age_s() > LATE_S:
             age = self._unsigned.age_s()
             found.append(("checkpoint_late", f"sealed blocks are not signed for {age:.0f} s"))
+        if self._cosigners is not None:
+            refusing = [
+                f"{state.name}: {state.problem}"
+                for state in self._cosigners.states()
+                if state.refuses
+            ]
+            if refusing:
+                found.append(("log_refused", f"witnesses refuse this log: {'; '.join(refusing)}"))
         if self._policy_problem is not None:
             found.append(("policy_refuses", self._policy_problem))
         elif problem is None and self._cosigners is not None:
@@ -290,16 +302,23 @@ class Publisher:
             ),
         ]
         if self._cosigners is not None:
-            samples = [
-                (f'witness="{_label(state.name)}"', state.cosigned_at_s or 0.0)
-                for state in self._cosigners.states()
+            states = [
+                (f'witness="{_label(state.name)}"', state) for state in self._cosigners.states()
             ]
             families.append(
                 (
                     "sanyuan_witness_success_timestamp_seconds",
                     "gauge",
                     "When a witness last cosigned, since 1970; 0 for never.",
-                    samples,
+                    [(label, state.cosigned_at_s or 0.0) for label, state in states],
+                )
+            )
+            families.append(
+                (
+                    "sanyuan_witness_refusals_total",
+                    "counter",
+                    "How often a witness refused this log as a fork of what it knows.",
+                    [(label, state.refused) for label, state in states],
                 )
             )
         return families
