@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "erase": "erase",
     "confirm-clock": "directory",
     "api-keys": "keys",
+    "signing-key": "signing",
     "witness": "witness",
     "post": "remote",
     "get": "remote",

@@ -16,11 +16,21 @@ from ledger.api.keys import KeyRing, list_keys
 from ledger.api.server import DEFAULT_PORT, Tls, run
 from ledger.cli.console import notes, print_json, stages
 from ledger.cli.directory import DIRECTORY, config_file
+from ledger.cli.signing import (
+    key_file,
+    key_option,
+    passphrase_of,
+    passphrase_option,
+    policy_option,
+    publisher_of,
+)
 from ledger.config import Config
 from ledger.engine import Engine
 from ledger.errors import ConfigurationError, DirectoryInUse
+from ledger.proof.signing import was_made
 from ledger.storage.lmdb_store import LmdbStore
 
+_LOG: Final = logging.getLogger("sanyuan.log")
 LOCK_PATIENCE_S: Final = 2.0
 """A look at the directory (``sanyuan status``) may hold its lock for a moment; a server longer."""
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -44,6 +54,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM).")
 @click.option("--tls-key", type=FILE, help="Its private key (PEM).")
 @click.option("--tls-client-ca", type=FILE, help="Ask clients for a certificate of these (PEM).")
+@key_option
+@passphrase_option
+@policy_option
 @config_file
 @click.option("--json", "as_json", is_flag=True, help="Print the ready line as JSON.")
 def serve(
@@ -53,6 +66,9 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
+    key_path: Path | None,
+    passphrase_file: Path | None,
+    policy_path: Path | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -62,6 +78,9 @@ def serve(
     request must show one; without, only the loopback interface is served. SIGTERM and SIGINT drain:
     what was taken is finished and made durable. SIGUSR1 says that the clock is right after it
     jumped.
+
+    With a signing key (`sanyuan signing-key new`) signed checkpoints are published; when the key
+    cannot be read, posting goes on and /readyz says so.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     config = configuration.load(config_path)
@@ -75,6 +94,18 @@ def serve(
     try:
         engine = Engine(store, config)
         keys = KeyRing(directory) if list_keys(directory) else None
+        key = key_file(directory, key_path)
+        publisher = None
+        if key_path is not None or policy_path is not None or was_made(key):
+            publisher = publisher_of(
+                directory,
+                engine,
+                key=key,
+                passphrase=passphrase_of(key, passphrase_file),
+                policy_path=policy_path,
+            )
+        else:
+            _LOG.warning("no checkpoints are published: make a key with sanyuan signing-key new")
         began = time.monotonic()
 
         def ready(url: str) -> None:
@@ -94,6 +125,7 @@ def serve(
             port=port,
             keys=keys,
             tls=tls,
+            publisher=publisher,
             progress=drawing.enter_context(stages(quiet=not notes.is_terminal)),
             on_ready=ready,
         )

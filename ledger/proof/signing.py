@@ -239,6 +239,11 @@ def policy_text(logs: tuple[Log, ...]) -> str:
     return "\n".join([*lines, "quorum none", ""])
 
 
+def was_made(path: Path) -> bool:
+    """Tell whether there is a signing key at a place, or what belongs to one that is gone."""
+    return path.exists() or _beside(path, ".policy").exists()
+
+
 def read_policy(path: Path) -> Policy:
     """Return the public keys of the log of a signing key; raise ConfigurationError without them."""
     file = _beside(path, ".policy")

@@ -58,7 +58,7 @@ async def test_records_are_compressed_for_who_asks(bank: Service) -> None:
     "name",
     [
         "0/999", "0/000", "0/000.p/255", "1/000.p/1", "64/000", "0/0", "0/000.p/0", "0/000.p/256",
-        "entries/000", "entries/x001/000", "0/000.new", "0/000.p", "data/000", 
+        "entries/000", "entries/x001/000", "0/000.new", "0/000.p", "data/000",
          "0/..%2f..%2f..%2fsigning-key", "entries/000.p/1/",
         "0%00/000", "/0/000", "0//000",
     ],
