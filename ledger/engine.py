@@ -166,6 +166,8 @@ class Engine:
         self._random_bytes = random_bytes
         self._on_fatal = on_fatal
         self.on_sealed: list[Callable[[int], None]] = []
+        self.warnings: list[Callable[[], list[tuple[str, str]]]] = []
+        """What watches over work beside posting; each gives codes and sentences."""
 
         # Set once by start(), read by all:
         self.core: Core = None
@@ -534,6 +536,13 @@ class Engine:
             return [{"code": "stopping", "detail": "the server is stopping"}]
         refusal = self._posting_refusal
         return [] if refusal is None else [{"code": refusal[0], "detail": refusal[1]}]
+
+    def warned(self) -> list[dict[str, str]]:
+        """Return what an operator should look at although requests are taken: dicts with ``code``
+        and ``detail``."""
+        return [
+            {"code": code, "detail": detail} for give in self.warnings for code, detail in give()
+        ]
 
     def counters(self) -> dict[str, Any]:
         """Return what the engine has done since its start, for metrics and benchmarks; ns and

@@ -302,6 +302,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
                     optional=("stage", "done", "total"),
                 )
             ),
+            "warnings": array(closed({"code": {"type": "string"}, "detail": {"type": "string"}})),
         }
     ),
     "Problem": closed(

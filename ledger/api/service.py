@@ -23,7 +23,8 @@ async def ready(request: web.Request) -> web.StreamResponse:
     reasons: list[dict[str, Any]] = context.engine.reasons_not_ready()
     if context.stopping.is_set():
         reasons = [{"code": "stopping", "detail": "the server is stopping"}]
-    body = msgspec.json.encode({"ready": not reasons, "reasons": reasons})
+    warnings = context.engine.warned()
+    body = msgspec.json.encode({"ready": not reasons, "reasons": reasons, "warnings": warnings})
     if not reasons:
         return answer(body)
     headers = {"Content-Type": JSON, "Retry-After": "1"}
@@ -35,5 +36,7 @@ async def prometheus(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     engine = context.engine
     more = [] if context.publisher is None else context.publisher.metrics()
-    text = context.metrics.text(engine.counters(), engine.reasons_not_ready(), more)
+    codes = [(f'code="{warning["code"]}"', 1) for warning in engine.warned()]
+    warnings = ("sanyuan_warning", "gauge", "1 for each warning of /readyz.", codes)
+    text = context.metrics.text(engine.counters(), engine.reasons_not_ready(), [*more, warnings])
     return answer(text, content_type=metrics.CONTENT_TYPE)

@@ -105,7 +105,9 @@ def serve(
                 policy_path=policy_path,
             )
         else:
-            _LOG.warning("no checkpoints are published: make a key with sanyuan signing-key new")
+            nothing = "nothing is published: make a key with sanyuan signing-key new"
+            _LOG.warning("no_signing_key: %s", nothing)
+            engine.warnings.append(lambda: [("no_signing_key", nothing)])
         began = time.monotonic()
 
         def ready(url: str) -> None:

@@ -143,6 +143,7 @@ def publisher_of(
         cosigners=Cosigners(policy) if policy is not None and needs_witnesses else None,
     )
     engine.on_sealed.append(publisher.sealed)
+    engine.warnings.append(publisher.warnings)
     return publisher
 
 

@@ -245,6 +245,7 @@ def publisher_of(engine: Engine, directory: Path) -> Publisher:
         directory / "log", instance=engine.store.instance, journal=engine.reader, key=key
     )
     engine.on_sealed.append(publisher.sealed)
+    engine.warnings.append(publisher.warnings)
     return publisher
 
 

@@ -33,7 +33,7 @@ async def test_everything_waits_for_recovery() -> None:
         assert (await service.get("/livez")).status == 200
         assert (await service.get("/metrics")).status == 200
         await service.server.start_engine()
-        assert (await service.get("/readyz")).json == {"ready": True, "reasons": []}
+        assert (await service.get("/readyz")).json == {"ready": True, "reasons": [], "warnings": []}
 
 
 async def test_readiness_tells_how_far_recovery_is(monkeypatch: pytest.MonkeyPatch) -> None:

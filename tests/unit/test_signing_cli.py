@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ledger.proof.notes import VerifierKey, parse_checkpoint, parse_note
 from ledger.proof.outer import OuterLog
 from ledger.proof.policy import parse_policy
 from ledger.proof.tree import consistency_holds
-from ledger.proof.witness import Witness
+from tests.witnesses import WitnessProcess
 
 NAME = "bank.example/ledger"
 
@@ -73,7 +74,8 @@ def checkpoint_over(server: ServerProcess, size: int, seconds: float = 15.0) -> 
             if parse_checkpoint(parse_note(note).text).size >= size:
                 return note
         except urllib.error.HTTPError as error:
-            assert error.code == 404
+            if error.code != 404:
+                raise
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -214,22 +216,94 @@ def test_a_rotation_that_gets_no_checkpoint_can_be_repeated(
     assert rotated(directory) == following != old
 
 
-def test_witnesses_of_the_policy_cosign(tmp_path: Path, directory: Path) -> None:
-    """A served ledger and two witnesses of which one is away: the quorum of one publishes."""
-    import threading
+def warnings(server: ServerProcess) -> dict[str, str]:
+    found = json.loads(get(server, "/readyz"))["warnings"]
+    return {warning["code"]: warning["detail"] for warning in found}
 
-    from ledger.api.witness import run
 
+def test_a_quorum_of_witnesses_publishes(tmp_path: Path, directory: Path) -> None:
+    """A served ledger and three witnesses of which two must cosign: one away changes nothing, two
+    away stop the publishing and not the posting.
+    """
     made = facts("signing-key", "new", directory, "--name", NAME)
-    lines = [f"log {made['vkey']}"]
-    from ledger.proof.witness import create_key
+    key = VerifierKey.parse(made["vkey"])
+    with ExitStack() as stack:
+        witnesses = [
+            stack.enter_context(WitnessProcess(tmp_path / name, made["vkey"]))
+            for name in ("w1", "w2", "w3")
+        ]
+        names = " ".join(witness.key.name for witness in witnesses)
+        lines = [f"log {key}", *(witness.policy_line for witness in witnesses)]
+        text = "\n".join([*lines, f"group two 2 {names}", "quorum two", ""])
+        policy = parse_policy(text.encode())
+        (tmp_path / "policy").write_text(text)
+        arguments = ("--policy", str(tmp_path / "policy"))
+        with ServerProcess(directory, arguments=arguments) as server:
+            post_accounts(server, 1, 3)
+            first = policy.approve(checkpoint_over(server, 1))
+            assert len(first.cosignatures) >= 2
+            witnesses[0].kill()
+            post_accounts(server, 10, 3)
+            second = policy.approve(checkpoint_over(server, first.checkpoint.size + 1))
+            away = {name for name in names.split() if name.endswith("w1")}
+            assert {one.name for one in second.cosignatures} == set(names.split()) - away
+            witnesses[1].kill()
+            post_accounts(server, 20, 3)
+            time.sleep(1.5)
+            lone = parse_checkpoint(parse_note(get(server, "/checkpoint")).text)
+            assert lone == second.checkpoint
+            metrics = dict(
+                line.rsplit(" ", 1)
+                for line in get(server, "/metrics").splitlines()
+                if not line.startswith("#")
+            )
+            assert float(metrics["sanyuan_cosigned_checkpoint_age_seconds"]) > 0.5
+            assert float(metrics["sanyuan_checkpoint_age_seconds"]) < 1.0
+            assert int(metrics["sanyuan_checkpoint_size"]) > lone.size
+            times = [v for n, v in metrics.items() if n.startswith("sanyuan_witness_success")]
+            assert len(times) == 3
+            assert all(float(one) > 1e9 for one in times)
+            server.stop()
+        # A ledger that was set back is told apart by everyone.
+        log = OuterLog(directory / "log")
+        assert log.published() == second.checkpoint
+        last = signing.last_signed(directory / "signing-key")
+        assert last is not None
+        assert parse_checkpoint(last.text).size > second.checkpoint.size
 
-    names = ("w1.example", "w2.example")
-    for name in names:
-        create_key(tmp_path / name, name)
-    policy = parse_policy(f"{lines[0]}\nquorum none\n".encode())
-    with Witness(tmp_path / names[0], policy, clock_s=time.time) as one:
-        ready = threading.Event()
-        url: list[str] = []
-        del run, ready, url
-        assert one.key
+
+def test_serving_after_an_old_backup(tmp_path: Path, directory: Path) -> None:
+    """The journal of yesterday with the key of today: it posts, warns, and never signs."""
+    facts("signing-key", "new", directory, "--name", NAME)
+    with ServerProcess(directory) as server:
+        post_accounts(server, 1, 3)
+        checkpoint_over(server, 1)
+        sanyuan("backup", directory, tmp_path / "backup")
+        post_accounts(server, 10, 3)
+        signed = checkpoint_over(server, 2)
+        server.stop()
+    sanyuan("restore", tmp_path / "backup", tmp_path / "restored")
+    for name in ("signing-key", "signing-key.checkpoint", "signing-key.policy"):
+        (tmp_path / "restored" / name).write_bytes((directory / name).read_bytes())
+    (tmp_path / "restored" / "signing-key").chmod(0o600)
+    with ServerProcess(tmp_path / "restored") as server:
+        post_accounts(server, 20, 3)
+        deadline = time.monotonic() + 10
+        while "log_forked" not in warnings(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "docs/keys.md" in warnings(server)["log_forked"]
+        assert 'sanyuan_warning{code="log_forked"} 1' in get(server, "/metrics")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(server, "/checkpoint")
+        server.stop()
+    kept = signing.last_signed(tmp_path / "restored" / "signing-key")
+    assert kept is not None
+    assert kept.text.split("\n")[1] >= signed.split("\n")[1]
+
+
+def test_serving_without_a_key_is_warned_of(directory: Path) -> None:
+    with ServerProcess(directory) as server:
+        assert list(warnings(server)) == ["no_signing_key"]
+        post_accounts(server, 1, 3)
+        server.stop()
