@@ -436,7 +436,7 @@ def test_a_fork_would_be_noticed(tmp_path: Path) -> None:
         for _ in range(3):
             public.run(lambda line: child(public.directory, line, policy), alive_s=0.5, name=name)
 
-    with pytest.raises(AssertionError, match="inconsistent|two roots"):
+    with pytest.raises(AssertionError, match=r"inconsistent|two roots"):
         three_lives("fork", signs_anything)
     with pytest.raises(AssertionError, match="sanyuan interval v1"):
         three_lives("records", records_its_process)
