@@ -190,6 +190,19 @@ cdef class Books:
                 or self.holds.rows[place].credit_slot == slot)
         return found
 
+    def accounts_at(self, slots):
+        """Return the ACCOUNT records of a u32 array of slots; zeros where one is not open."""
+        cdef cnp.ndarray asked = np.ascontiguousarray(slots, np.uint32)
+        cdef uint32_t count = <uint32_t>asked.shape[0], index
+        cdef cnp.ndarray accounts = np.zeros(count, layout.ACCOUNT)
+        cdef const uint32_t* slot = <const uint32_t*>cnp.PyArray_DATA(asked)
+        cdef account_t* out = <account_t*>cnp.PyArray_DATA(accounts)
+        with nogil:
+            for index in range(count):
+                if slot[index] < self.accounts.count:
+                    copy_account(row_at(self.accounts, slot[index]), &out[index])
+        return accounts
+
     def fill_account_ids(self, entries):
         """Fill in the account ids of decoded ENTRY rows from their slots, in place.
 

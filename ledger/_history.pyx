@@ -390,13 +390,13 @@ cdef int64_t last_block_of(reader, limit_block):
 class History:
     """Reads what happened from a Reader's blocks, up to and including ``limit_block`` (None: all).
 
-    ``core`` gives what is not in an entry: ``account_details(id)``, ``lookup_accounts(ids)`` and
-    ``fill_account_ids(entries)``. Where the caller's thread must not ask the core, the caller
-    passes what it read there as ``account``: slot, last_position and flags, in a dict. ``find``, if
-    given, is a function from a transfer's id to its position or None; without it an expiry's
-    pending transfer is looked for along both accounts' entries, which costs two rows for each entry
-    of the quieter one since then. Invalid filters answer empty; damaged blocks raise DataDamaged.
-    An answer has at most QUERY_RECORDS_MAX records.
+    ``core`` gives what is not in an entry: ``account_details(id)``, ``lookup_accounts(ids)``,
+    ``accounts_at(slots)`` and ``fill_account_ids(entries)``. Where the caller's thread must not ask
+    the core, the caller passes what it read there as ``account``: slot, last_position and flags, in
+    a dict. ``find``, if given, is a function from a transfer's id to its position or None; without
+    it an expiry's pending transfer is looked for along both accounts' entries, which costs two rows
+    for each entry of the quieter one since then. Invalid filters answer empty; damaged blocks raise
+    DataDamaged. An answer has at most QUERY_RECORDS_MAX records.
     """
 
     def __init__(self, core, find=None):
@@ -561,12 +561,8 @@ class History:
             raise ValueError("as many positions as entries")
         if count == 0:
             return out
-        debits, _ = self._core.lookup_accounts(
-            np.ascontiguousarray(rows["record"]["debit_account_id"])
-        )
-        credits, _ = self._core.lookup_accounts(
-            np.ascontiguousarray(rows["record"]["credit_account_id"])
-        )
+        debits = self._core.accounts_at(np.ascontiguousarray(rows["debit_slot"]))
+        credits = self._core.accounts_at(np.ascontiguousarray(rows["credit_slot"]))
         cdef cnp.ndarray debit_rows = np.ascontiguousarray(debits, layout.ACCOUNT)
         cdef cnp.ndarray credit_rows = np.ascontiguousarray(credits, layout.ACCOUNT)
         cdef const entry_t* entry = <const entry_t*> cnp.PyArray_DATA(rows)

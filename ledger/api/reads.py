@@ -52,6 +52,11 @@ class EngineView:
         ).result()
         return found
 
+    def accounts_at(self, slots: np.ndarray) -> np.ndarray:
+        """See ``Core``."""
+        found: np.ndarray = self._engine.read(lambda core: core.accounts_at(slots)).result()
+        return found
+
     def account_details(self, account_id: int) -> dict[str, Any] | None:
         """See ``Core``."""
         found: dict[str, Any] | None = self._engine.read(

@@ -39,20 +39,8 @@ def erase(
     """
 
     def confirm(erasure: Erasure) -> bool:
-        if yes:
-            return True
-        count = len(erasure.accounts)
-        what = "1 account" if count == 1 else f"{count:,} accounts"
-        return click.confirm(
-            f"Erase {what} with {erasure.entries:,} entries for good?", err=True, default=False
-        )
-
-    asked = False
-
-    def confirm_once(erasure: Erasure) -> bool:
-        nonlocal asked
-        asked = not confirm(erasure)
-        return not asked
+        what = f"{len(erasure.accounts):,} accounts with {erasure.entries:,} entries"
+        return yes or click.confirm(f"Erase {what} for good?", err=True, default=False)
 
     with stages(quiet=as_json or not yes) as progress:
         erasure = erased(
@@ -60,28 +48,28 @@ def erase(
             configuration.load(config_path),
             account_id,
             dry_run=dry_run,
-            confirm=confirm_once,
+            confirm=confirm,
             progress=progress,
         )
-    done = not dry_run and not asked and not erasure.refusals
     if as_json:
-        print_json({**dataclasses.asdict(erasure), "erased": done})
-    for line in () if as_json else erasure.refusals:
-        notes.print(line, soft_wrap=True)
-    if erasure.refusals or asked:
-        if not as_json:
-            notes.print("Nothing was erased.")
-        raise click.exceptions.Exit(CHECK_FAILED)
-    if as_json:
-        return
-    if dry_run:
-        console.print(
-            f"{len(account_id):,} accounts with {erasure.entries:,} entries can be erased."
-        )
+        print_json(dataclasses.asdict(erasure))
     else:
+        _tell(erasure, dry_run=dry_run)
+    if erasure.refusals or not (erasure.done or dry_run):
+        raise click.exceptions.Exit(CHECK_FAILED)
+
+
+def _tell(erasure: Erasure, *, dry_run: bool) -> None:
+    for line in erasure.refusals:
+        notes.print(line, soft_wrap=True)
+    accounts, entries = f"{len(erasure.accounts):,} accounts", f"{erasure.entries:,} entries"
+    if erasure.done:
         console.print(
-            f"Erased {len(account_id):,} accounts: {erasure.entries:,} entries in"
-            f" {erasure.blocks:,} blocks, {erasure.metadata:,} metadata objects"
-            f" ({erasure.seconds:.1f} s)."
+            f"Erased {accounts}: {entries} in {erasure.blocks:,} blocks, {erasure.metadata:,}"
+            f" metadata objects ({erasure.seconds:.1f} s)."
         )
         console.print("Old backups and exports still hold them: destroy those too.")
+    elif dry_run and not erasure.refusals:
+        console.print(f"{accounts} with {entries} can be erased.")
+    else:
+        notes.print("Nothing was erased.")

@@ -162,6 +162,12 @@ def begin_erasure(path: Path, instance: bytes) -> Path:
     return new
 
 
+def abandon_erasure(path: Path) -> None:
+    """Give back the room of an erasure that failed; what cannot be removed now, the next start
+    removes."""
+    shutil.rmtree(path / ERASING, ignore_errors=True)
+
+
 def commit_erasure(path: Path) -> None:
     """Decide that what was written anew replaces what there is: from here on every start carries
     it out."""

@@ -56,6 +56,8 @@ class Erasure:
     """Entries that had a side of an erased account."""
     metadata: int = 0
     """Metadata objects that are gone."""
+    done: bool = False
+    """Whether the accounts are gone; not when they were refused, or it was only asked."""
     seconds: float = 0.0
 
 
@@ -174,18 +176,23 @@ def erase(
         new = data_directory.begin_erasure(directory, store.instance)
         _require_room(directory, config)
         erasure.entries = 0
-        with store.reader() as reader:
-            rewritten = _rewritten(reader, old, accounts, erasure, progress)
-            _write_journal(new / data_directory.JOURNAL, rewritten, hook)
-        for account in accounts.values():
-            _compare_account(account, old)
-        _make_the_rest(new, config, old, progress)
-        hook("erase commit", "before")
+        try:
+            with store.reader() as reader:
+                rewritten = _rewritten(reader, old, accounts, erasure, progress)
+                _write_journal(new / data_directory.JOURNAL, rewritten, hook)
+            for account in accounts.values():
+                _compare_account(account, old)
+            _make_the_rest(new, config, old, progress)
+            hook("erase commit", "before")
+        except BaseException:
+            data_directory.abandon_erasure(directory)
+            raise
         data_directory.commit_erasure(directory)
         hook("erase commit", "after")
     finally:
         store.close()
     data_directory.Directory(directory, hook=hook).close()
+    erasure.done = True
     erasure.seconds = monotonic() - began
     return erasure
 

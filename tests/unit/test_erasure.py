@@ -507,11 +507,11 @@ def test_the_command_asks_says_why_not_and_erases(directory: Path) -> None:
     finished = sanyuan("erase", directory, ANNA, "--yes", "--json")
     assert finished.returncode == 0, finished.stderr
     document = json.loads(finished.stdout)
-    assert document["erased"]
+    assert document["done"]
     assert document["entries"] == 13
     again = sanyuan("erase", directory, ANNA, "--yes", "--json")
     assert again.returncode == 1
-    assert not json.loads(again.stdout)["erased"]
+    assert not json.loads(again.stdout)["done"]
     assert sanyuan("verify", directory).returncode == 0
     assert sanyuan("erase", directory).returncode == 2
     assert sanyuan("erase", directory, "anna").returncode == 2

@@ -56,6 +56,11 @@ class Journal:
         rows = [account["record"] if account else {} for account in found]
         return layout.record_array(layout.ACCOUNT, rows), np.array([bool(row) for row in rows])
 
+    def accounts_at(self, slots):
+        return layout.record_array(
+            layout.ACCOUNT, [self.accounts[self.order[slot]]["record"] for slot in slots]
+        )
+
     def fill_account_ids(self, entries):
         for name in ("debit", "credit"):
             for entry in entries:
