@@ -742,6 +742,11 @@ cdef class Committer(Books):
         begin."""
         self.accounts.finish_load()
 
+    def number_accounts(self):
+        """Between replayed blocks, when no page is newer: number the accounts of each group, so
+        that they can be captured."""
+        self.accounts.rebuild_groups()
+
     def finish_replay(self):
         """After the last replayed block: add up the groups; nothing counts as loaded any more."""
         self.accounts.rebuild_groups()

@@ -254,6 +254,35 @@ ctypedef struct state_row_t:
     uint8_t kind
     uint8_t reserved
 
+ctypedef struct kept_root_t:
+    uint8_t root[32]
+    uint64_t previous
+    uint64_t timestamp
+    uint64_t account_count
+    uint32_t group_count
+    uint32_t business_date
+
+ctypedef struct kept_tile_t:
+    uint8_t digest[32]
+    uint8_t sums[60]
+    uint32_t depth
+    uint64_t rows_block
+
+ctypedef struct kept_row_t:
+    uint32_t slot
+    uint16_t flags
+    uint16_t state
+    uint64_t entry_count
+    u128_t debits_pending
+    u128_t debits_posted
+    u128_t credits_pending
+    u128_t credits_posted
+    uint8_t head[32]
+
+ctypedef struct kept_limits_t:
+    u128_t overdraft
+    u128_t ceiling
+
 cdef enum:
     ACCOUNT_LINKED = 1
     ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS = 2

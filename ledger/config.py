@@ -49,6 +49,9 @@ class Config:
     seal_interval_ms: int = _knob(
         800, "ms", 10, 60_000, "between two seals, each the end of an interval of the outer log"
     )
+    state_root_interval_s: int = _knob(
+        3600, "s", 0, 1 << 31, "between two state roots; 0 for those of business-day ends only"
+    )
     clock_jump_ns: int = _knob(5_000_000_000, "ns", 10**6, 10**12, "clock step that stops posting")
     body_bytes: int = _knob(8 * MIB, "B", 1 << 16, 256 * MIB, "largest HTTP request body")
     body_timeout_s: int = _knob(30, "s", 1, 3600, "time in which a request body must arrive")

@@ -34,7 +34,7 @@ from ledger._pack import encode_block
 from ledger.clock import ClockGuard
 from ledger.config import Config
 from ledger.errors import DiskFailed, LedgerError, RequestRefused, Unavailable
-from ledger.sealing import SEAL, Seals
+from ledger.sealing import SEAL, Seals, is_seal_block
 from ledger.state import (
     REQUEST_KINDS,
     Chain,
@@ -42,6 +42,8 @@ from ledger.state import (
     find_transfers,
     id_array,
 )
+from ledger.state_roots import StateRoots
+from ledger.storage.roots import KeptRoots
 
 DECIDE_AHEAD_EVENTS: Final = 1024
 """While the disk is busy, fewer waiting events than this wait for it: small blocks ahead would only
@@ -201,6 +203,12 @@ class Engine:
         # Owned by the engine thread:
         self._guard = ClockGuard(clock_ns, monotonic_ns, self.config.clock_jump_ns)
         self._seals = Seals(self.config.seal_interval_ms * 1_000_000)
+        self._roots = StateRoots(
+            interval_ns=self.config.state_root_interval_s * 1_000_000_000,
+            monotonic_ns=monotonic_ns,
+            wake=self._wake_engine,
+            wait_durable=self._wait_block,
+        )
         self._decided_position = -1
         self._engine_hand: list[_Request] = []
         self._posting_refusal: tuple[str, str] | None = None
@@ -263,7 +271,14 @@ class Engine:
         self._decided_position = self._durable_position
         self._durable_timestamp = core.last_timestamp
         self._guard.start()
-        self._look_around(core.last_timestamp)
+        now = self._look_around(core.last_timestamp)
+        kept = self.store.roots
+        self._roots.start(
+            kept,
+            named_root=recovery.named_root,
+            changed_block=self._last_changed_block(kept.newest_block),
+            age_ns=None if kept.newest is None else now - kept.newest.timestamp,
+        )
         with self._lock:
             self._stage = "running"
         for name, run in (
@@ -273,6 +288,15 @@ class Engine:
             thread = threading.Thread(target=run, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def _last_changed_block(self, newest_root: int) -> int:
+        """The last block that the ledger did not make for its seal, as far as it is after a
+        root."""
+        with self.store.reader() as reader:
+            number: int = reader.last_block
+            while number > newest_root and is_seal_block(reader.block(number)):
+                number -= 1
+        return number
 
     def stop(self) -> None:
         """Take no more requests, answer those that wait, and end the threads. The store stays
@@ -287,6 +311,7 @@ class Engine:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self._roots.close(self._fatal)
         with self._lock:
             waiters, self._waiters = self._waiters, []
             if self._stage == "stopping":
@@ -300,14 +325,14 @@ class Engine:
         snapshot is current, ids are merged, space is written ahead."""
 
         def copy_snapshot(core: Core) -> bool:
-            if self._durable_block != core.block_number:
+            if self._durable_block != core.block_number or self._roots.busy:
                 return False
-            self.store.snapshot_all(core, self._durable_block)
+            self.store.snapshot_all(core, self._durable_block, self._roots.named_root)
             return True
 
         while not self.read(copy_snapshot).result():
             # Answered when everything decided is durable, so the next attempt may find it so.
-            continue
+            self._roots.wait_idle()
         self.store.drain()
 
     # ------------------------------------------------------------------------------------------
@@ -496,6 +521,22 @@ class Engine:
         future: asyncio.Future[int] = request.future
         return future
 
+    @property
+    def roots(self) -> KeptRoots:
+        """The archive of kept state roots; reading is for any thread."""
+        kept: KeptRoots = self.store.roots
+        return kept
+
+    def request_state_root(self) -> Future[int]:
+        """Ask for a state root of now: a future of its block, done when it is archived.
+
+        The next sealed interval names it. When nothing was posted since the newest root, that one
+        answers; in an empty ledger the future fails with Unavailable.
+        """
+        with self._lock:
+            self._check_open()
+        return self._roots.request()
+
     def confirm_clock(self) -> None:
         """Take the present time for right after ``clock_jumped``; within a tick, posting and expiry
         go on. Safe in a signal handler."""
@@ -570,6 +611,7 @@ class Engine:
             "latency_buckets": list(self._latency),
             "latency_sum_ns": self._latency_sum_ns,
             "stage_ns": dict(self._stage_ns),
+            **self._roots.counters(),
         }
 
     # ------------------------------------------------------------------------------------------
@@ -580,9 +622,9 @@ class Engine:
         try:
             while self._turn():
                 pass
-            if self._fatal is None:
+            if self._fatal is None and self._roots.settle(self.core):
                 # All is durable: a current snapshot makes the next start short.
-                self.store.snapshot_all(self.core, self._durable_block)
+                self.store.snapshot_all(self.core, self._durable_block, self._roots.named_root)
         except BaseException as error:
             self._fail(error)
             self._fail_hand(self._engine_hand)
@@ -611,10 +653,13 @@ class Engine:
                     self._decide_block(requests, now, expires)
                     self._engine_hand = []
                 idle = not requests and not expires
-                if self._seals.due(self._monotonic_ns(), idle=idle, root_waits=False):
+                waits = self._roots.waiting
+                if self._seals.due(self._monotonic_ns(), idle=idle, root_waits=waits):
                     self._make_seal(now)
         started = time.perf_counter_ns()
-        self.store.snapshot_step(core, self._durable_block)
+        self._roots.turn(core)
+        if not self._roots.busy:
+            self.store.snapshot_step(core, self._durable_block, self._roots.named_root)
         self._stage_ns["snapshot"] += time.perf_counter_ns() - started
         return True
 
@@ -629,7 +674,7 @@ class Engine:
                 if self._fatal is not None:
                     return None
                 may_decide = self._may_decide()
-                if self._reads or ticked or (may_decide and self._pool):
+                if self._reads or ticked or (may_decide and self._pool) or self._roots.wants_turn:
                     reads = list(self._reads)
                     self._reads.clear()
                     return reads, may_decide
@@ -638,6 +683,18 @@ class Engine:
                 self._engine_waits = True
                 ticked = not self._engine_wake.wait(TICK_S)
                 self._engine_waits = False
+
+    def _wake_engine(self) -> None:
+        with self._lock:
+            self._engine_wake.notify()
+
+    def _wait_block(self, number: int) -> bool:
+        """Wait until a block is durable; False when the engine failed."""
+        with self._lock:
+            self._durable_wake.wait_for(
+                lambda: self._durable_block >= number or self._fatal is not None
+            )
+            return self._durable_block >= number
 
     def _may_decide(self) -> bool:
         """Whether a block may begin now: the disk is free, or enough waits to be worth a block
@@ -767,8 +824,12 @@ class Engine:
             core.load_used_timestamps(used)
         if expires:
             self._expire(now)
+        date = core.business_date
         for place, request in enumerate(requests):
-            if block.count + request.count > layout.BLOCK_ENTRIES_MAX:
+            if (
+                block.count + request.count > layout.BLOCK_ENTRIES_MAX
+                or core.business_date != date  # the block ends the day
+            ):
                 self._put_back(requests[place:])
                 del requests[place:]
                 break
@@ -779,6 +840,7 @@ class Engine:
 
         if block.count:
             self._finish_block(block, requests)
+            self._roots.decided(core, own=False, day_ended=core.business_date != date)
             return
         with self._lock:
             self._free_blocks.append(block)
@@ -791,6 +853,7 @@ class Engine:
         core.seal(max(now, core.last_timestamp + 1))
         core.close_block()
         self._finish_block(block, [], made_to_seal=True)
+        self._roots.decided(core, own=True, day_ended=False)
 
     def _free_block(self) -> Block:
         with self._lock:
@@ -809,7 +872,8 @@ class Engine:
         self.core.hash_block(block, self._random_bytes(32))
         spent["hash"] += measure() - inserted_at
         sealed = self._seals.take(block.last_timestamp, self._monotonic_ns(), made=made_to_seal)
-        self._hand_over(block, requests, flags=SEAL if sealed else 0)
+        state = self._roots.next_named()
+        self._hand_over(block, requests, flags=SEAL if sealed else 0, state=state)
 
     def _expire(self, now: int) -> None:
         # The rest of the block stays free for requests; what is due beyond that waits for the next

@@ -818,6 +818,52 @@ RECORDS: Final = (
             Field("reserved", "u8", "0"),
         ),
     ),
+    Record(
+        "KEPT_ROOT",
+        "kept_root_t",
+        "A state root in the archive.",
+        (
+            Field("root", "bytes32", "the state root"),
+            Field("previous", "u64", "block of the kept root before it; 2^64-1 for none"),
+            Field("timestamp", "u64", "last timestamp of the block", "ns"),
+            Field("account_count", "u64", "accounts in all groups"),
+            Field("group_count", "u32", "groups"),
+            Field("business_date", "u32", "the business date after the block", "YYYYMMDD"),
+        ),
+    ),
+    Record(
+        "KEPT_TILE",
+        "kept_tile_t",
+        "A tile of a kept state root.",
+        (
+            Field("digest", "bytes32", "its hash"),
+            Field("sums", "bytes60", "its three sums"),
+            Field("depth", "u32", "how many values of rows come before the newest one"),
+            Field("rows_block", "u64", "the kept root with the newest rows of the tile"),
+        ),
+    ),
+    Record(
+        "KEPT_ROW",
+        "kept_row_t",
+        "An account in the archive, as it was at a kept root; id and salt are the account's.",
+        (
+            Field("slot", "u32", "slot of the account"),
+            Field("flags", "u16", "account flags"),
+            Field("state", "u16", "account settings flags; bit 15: erased, and head is its leaf"),
+            Field("entry_count", "u64", "entries of the account"),
+            *_BALANCES,
+            Field("head", "bytes32", "head of the chain of its entries"),
+        ),
+    ),
+    Record(
+        "KEPT_LIMITS",
+        "kept_limits_t",
+        "Overdraft and ceiling of a kept account that has one of them.",
+        (
+            Field("overdraft", "u128", "of its settings", "minor units"),
+            Field("ceiling", "u128", "of its settings", "minor units"),
+        ),
+    ),
 )
 
 U128: Final = np.dtype([("lo", "<u8"), ("hi", "<u8")])
@@ -861,6 +907,10 @@ RESOLVED: Final = DTYPES["RESOLVED"]
 CANDIDATE: Final = DTYPES["CANDIDATE"]
 BARE: Final = DTYPES["BARE"]
 BLOCK_HEADER: Final = DTYPES["BLOCK_HEADER"]
+KEPT_ROOT: Final = DTYPES["KEPT_ROOT"]
+KEPT_TILE: Final = DTYPES["KEPT_TILE"]
+KEPT_ROW: Final = DTYPES["KEPT_ROW"]
+KEPT_LIMITS: Final = DTYPES["KEPT_LIMITS"]
 ACCOUNT_LEAF: Final = DTYPES["ACCOUNT_LEAF"]
 STATE_ROW: Final = DTYPES["STATE_ROW"]
 

@@ -7,6 +7,7 @@
     DIR/journal/        LMDB environment: the truth
     DIR/state/          LMDB environment: the snapshot, can be rebuilt from the journal
     DIR/ids/            LMDB environment: the index of ids, can be rebuilt from the journal
+    DIR/roots/          LMDB environment: the kept state roots, can be rebuilt from the journal
     DIR/erased.new/     an erasure at work, or one that was cut off: removed by the next start
     DIR/erased/         an erasure that is decided: its parts replace those above, then it goes
 """
@@ -32,7 +33,7 @@ FORMAT_FILE: Final = "format.json"
 LOCK_FILE: Final = "lock"
 JOURNAL: Final = "journal"
 JOURNAL_TREES: Final = ("blocks", "metadata")
-PARTS: Final = (JOURNAL, "state", "ids")
+PARTS: Final = (JOURNAL, "state", "ids", "roots")
 ERASING: Final = "erased.new"
 ERASED: Final = "erased"
 _LOCK_BYTES: Final = 32

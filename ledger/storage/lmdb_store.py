@@ -1,4 +1,4 @@
-"""The store on disk: three LMDB environments in one data directory that this process has for
+"""The store on disk: four LMDB environments in one data directory that this process has for
 itself."""
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ledger.storage.ids import IdIndex
 from ledger.storage.journal import LmdbJournal, LmdbReader
 from ledger.storage.recovery import recover
 from ledger.storage.resolve import REBUILD, Resolver
+from ledger.storage.roots import KeptRoots, LmdbTrees
 from ledger.storage.snapshot import LmdbPages, Pace, Snapshot
 from ledger.storage.store import (
     Block,
@@ -69,6 +70,7 @@ class LmdbStore:
         self._pages: LmdbPages | None = None
         self._ids: Any = None
         self._ids_environment: Any = None
+        self._roots: KeptRoots | None = None
         self._resolver: Resolver | None = None
         self._snapshot: Snapshot | None = None
         self._device_syncs = 0
@@ -89,24 +91,32 @@ class LmdbStore:
     def recover(self, core: Core, progress: Progress = no_progress) -> Recovery:
         """Open, check and load everything; see ``store.Store``."""
         notes: list[str] = []
-        progress("checking", 0, 3)
+        progress("checking", 0, 4)
         journal = self.open_journal()
-        progress("checking", 1, 3)
+        progress("checking", 1, 4)
         self._pages = self._rebuilt(
             "state",
             "the snapshot",
             lambda path: LmdbPages(path, self.instance, hook=self._hook),
             notes,
         )
-        progress("checking", 2, 3)
+        progress("checking", 2, 4)
         self._ids = self._rebuilt("ids", "the index of ids", self._open_ids, notes)
-        progress("checking", 3, 3)
+        progress("checking", 3, 4)
+        self._roots = self._rebuilt(
+            "roots",
+            "the archive of state roots",
+            self._open_roots,
+            notes,
+        )
+        progress("checking", 4, 4)
         self._resolver = Resolver(self._ids, journal)
         found, floor = recover(
             core,
             journal=journal,
             pages=self._pages,
             ids=self._ids,
+            roots=self._roots,
             instance=self.instance,
             notes=notes,
             progress=progress,
@@ -130,6 +140,14 @@ class LmdbStore:
             return IdIndex(self.instance, self._config.recent_ids, self._ids_environment)
         except BaseException:
             self._ids_environment.close()
+            raise
+
+    def _open_roots(self, path: Path) -> KeptRoots:
+        trees = LmdbTrees(path, hook=self._hook)
+        try:
+            return KeptRoots(trees, self.instance)
+        except BaseException:
+            trees.close()
             raise
 
     def _rebuilt(
@@ -190,15 +208,21 @@ class LmdbStore:
         except DataDamaged as error:
             raise DataDamaged(f"{error}: {REBUILD}") from error
 
-    def snapshot_step(self, core: Core, durable: int) -> None:
+    @property
+    def roots(self) -> KeptRoots:
         """See ``store.Store``."""
-        assert self._snapshot is not None
-        self._snapshot.step(core, durable)
+        assert self._roots is not None
+        return self._roots
 
-    def snapshot_all(self, core: Core, durable: int) -> None:
+    def snapshot_step(self, core: Core, durable: int, named_root: int = -1) -> None:
         """See ``store.Store``."""
         assert self._snapshot is not None
-        self._snapshot.copy_all(core, durable)
+        self._snapshot.step(core, durable, (self.roots.newest_block, named_root))
+
+    def snapshot_all(self, core: Core, durable: int, named_root: int = -1) -> None:
+        """See ``store.Store``."""
+        assert self._snapshot is not None
+        self._snapshot.copy_all(core, durable, (self.roots.newest_block, named_root))
 
     @contextmanager
     def reader(self) -> Iterator[LmdbReader]:
@@ -217,10 +241,11 @@ class LmdbStore:
     @property
     def device_syncs(self) -> int:
         """Syncs of the disk for commits since the directory was made: a commit of LMDB is two."""
-        if self._journal is None or self._pages is None or self._ids_environment is None:
+        parts = (self._journal, self._pages, self._roots)
+        if any(part is None for part in parts) or self._ids_environment is None:
             return self._device_syncs
         try:
-            transactions = self._journal.transaction_count + self._pages.transaction_count
+            transactions = sum(part.transaction_count for part in parts if part is not None)
             transactions += int(self._ids_environment.info()["last_txnid"])
         except lmdb.Error:  # closed meanwhile
             return self._device_syncs
@@ -249,11 +274,19 @@ class LmdbStore:
 
     def close(self) -> None:
         """See ``store.Store``."""
-        for part in (self._snapshot, self._ids, self._ids_environment, self._pages, self._journal):
+        for part in (
+            self._snapshot,
+            self._ids,
+            self._ids_environment,
+            self._pages,
+            self._roots,
+            self._journal,
+        ):
             if part is not None:
                 try:
                     part.close()
                 except LedgerError as error:
                     _LOG.warning("%s: %s", self._directory.path, error)
         self._snapshot = self._ids = self._ids_environment = self._pages = None
+        self._roots = None
         self._directory.close()

@@ -20,6 +20,7 @@ from ledger.errors import DataDamaged, DiskFailed
 from ledger.storage.ids import IdIndex
 from ledger.storage.recovery import recover
 from ledger.storage.resolve import Resolver
+from ledger.storage.roots import KeptRoots, MemoryTrees
 from ledger.storage.snapshot import (
     Pace,
     Snapshot,
@@ -55,6 +56,7 @@ class MemoryDisk:
         self.metadata: dict[int, bytes] = {}
         self.pages: dict[tuple[str, int], bytes] = {}
         self.floor: bytes | None = None
+        self.roots: dict[tuple[str, bytes], bytes] = {}
 
 
 class MemoryReader:
@@ -172,6 +174,8 @@ class MemoryStore:
         self._pages = MemoryPages(self.disk, hook)
         self._ids = IdIndex(self.instance, config.recent_ids)
         self._resolver = Resolver(self._ids, self._journal)
+        self._trees = MemoryTrees(self.disk.roots, hook=hook)
+        self._roots = KeptRoots(self._trees, self.instance)
         self._snapshot = Snapshot(
             self._pages,
             bytes_per_second=config.snapshot_bytes_per_second,
@@ -186,6 +190,7 @@ class MemoryStore:
             journal=self._journal,
             pages=self._pages,
             ids=self._ids,
+            roots=self._roots,
             instance=self.instance,
             notes=[],
             progress=progress,
@@ -217,13 +222,18 @@ class MemoryStore:
         """See ``store.Store``."""
         self._journal.append(block.number, value, metadata_of(block))
 
-    def snapshot_step(self, core: Core, durable: int) -> None:
+    @property
+    def roots(self) -> KeptRoots:
         """See ``store.Store``."""
-        self._snapshot.step(core, durable)
+        return self._roots
 
-    def snapshot_all(self, core: Core, durable: int) -> None:
+    def snapshot_step(self, core: Core, durable: int, named_root: int = -1) -> None:
         """See ``store.Store``."""
-        self._snapshot.copy_all(core, durable)
+        self._snapshot.step(core, durable, (self._roots.newest_block, named_root))
+
+    def snapshot_all(self, core: Core, durable: int, named_root: int = -1) -> None:
+        """See ``store.Store``."""
+        self._snapshot.copy_all(core, durable, (self._roots.newest_block, named_root))
 
     @contextmanager
     def reader(self) -> Iterator[MemoryReader]:

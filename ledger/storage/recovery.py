@@ -12,6 +12,8 @@ from typing import Any
 from ledger import layout
 from ledger._block import Block as CoreBlock
 from ledger.errors import DataDamaged
+from ledger.storage.rebuilt_roots import Asked, asked_by, keep_if_asked, misfit
+from ledger.storage.roots import KeptRoots
 from ledger.storage.snapshot import read_all
 from ledger.storage.store import NO_HASH, Core, Floor, Journal, Pages, Progress, Reader, Recovery
 
@@ -59,6 +61,7 @@ def recover(
     journal: Journal,
     pages: Pages,
     ids: Any,
+    roots: KeptRoots,
     instance: bytes,
     notes: list[str],
     progress: Progress,
@@ -69,13 +72,16 @@ def recover(
 
     Returns what was found, and the floor that was used. While ``may_write`` says so, runs of ids
     are written on the way; without, the ids wait in memory. ``notes`` may hold sentences already.
+    State roots that the journal asks for and the archive lacks are made on the way, and written.
     Raises DataDamaged, with the block and what to do, when the journal cannot be read or
-    contradicts itself.
+    contradicts itself, DiskFull when there is no room for a state root.
     """
     began = monotonic()
     with journal.reader() as reader:
         last = reader.last_block
-        floor = _usable_floor(pages, last, notes)
+        floor, newest_page = _usable_floor(pages, last, notes)
+        floor, asked = _fitting_roots(reader, pages, roots, floor, newest_page, notes)
+        roots.identify = core.identities
         floor_block = -1
         if floor is not None:
             _load(core, pages, floor, progress)
@@ -105,6 +111,7 @@ def recover(
                     raise DataDamaged(
                         f"block {number}: its entries do not have the root in its header: {ADVICE}"
                     )
+                keep_if_asked(core, roots, asked)
                 replayed_blocks += 1
                 replayed_entries += view.entry_count
             if number > ids_floor:
@@ -124,8 +131,41 @@ def recover(
         replayed_entries=replayed_entries,
         seconds=monotonic() - began,
         notes=tuple(notes),
+        named_root=asked.newest_named,
     )
     return found, floor
+
+
+def _fitting_roots(
+    reader: Reader,
+    pages: Pages,
+    roots: KeptRoots,
+    floor: Floor | None,
+    newest_page: int,
+    notes: list[str],
+) -> tuple[Floor | None, Asked]:
+    """The floor to start from, and the state roots that the blocks after it ask for.
+
+    Where the archive lacks a root that cannot be made from the snapshot, both are forgotten.
+    """
+    last = reader.last_block
+    if roots.newest_block > last:
+        raise DataDamaged(
+            f"the archive of state roots knows block {roots.newest_block}, but the journal ends at"
+            f" block {last}: acknowledged blocks are missing; {ADVICE}"
+        )
+    if floor is not None:
+        asked = asked_by(reader, floor.block + 1, last, floor.named_root)
+    else:
+        asked = asked_by(reader, 0, last)
+    wrong = misfit(asked, roots, floor, newest_page)
+    if wrong is None:
+        return floor, asked
+    lost = "it was" if floor is None else "it and the snapshot were"
+    notes.append(f"the archive of state roots does not do ({wrong}); {lost} rebuilt")
+    roots.clear()
+    pages.clear()
+    return None, asked if floor is None else asked_by(reader, 0, last)
 
 
 def _check_chain(view: Any, instance: bytes, previous_hash: bytes, first_entry: int) -> None:
@@ -145,9 +185,9 @@ def _check_chain(view: Any, instance: bytes, previous_hash: bytes, first_entry: 
         )
 
 
-def _usable_floor(pages: Pages, last: int, notes: list[str]) -> Floor | None:
-    """The floor whose pages are all there and sound; None, and the pages forgotten, when there is
-    none.
+def _usable_floor(pages: Pages, last: int, notes: list[str]) -> tuple[Floor | None, int]:
+    """The floor whose pages are all there and sound, and the newest block that they show; None, and
+    the pages forgotten, when there is none.
 
     All checksums are compared before the first page goes into the core, which could not give it
     back.
@@ -161,13 +201,13 @@ def _usable_floor(pages: Pages, last: int, notes: list[str]) -> Floor | None:
     except DataDamaged as error:
         notes.append(f"the snapshot is damaged ({error}); it was rebuilt from the journal")
         pages.clear()
-        return None
+        return None, -1
     if newest > last:
         raise DataDamaged(
             f"the snapshot knows block {newest}, but the journal ends at block {last}: acknowledged"
             f" blocks are missing; {ADVICE}"
         )
-    return floor
+    return floor, newest if floor is not None else -1
 
 
 def _load(core: Core, pages: Pages, floor: Floor, progress: Progress) -> None:

@@ -47,7 +47,8 @@ class Pace:
 
 USUAL_PACE: Final = Pace()
 
-_FLOOR: Final = struct.Struct("<QII")
+_FLOOR: Final = struct.Struct("<QIIqq")
+_FLOOR_NAME: Final = b"floor 2"
 _BLOCK: Final = struct.Struct("<Q")
 
 
@@ -78,17 +79,22 @@ def unpack_page(instance: bytes, kind: str, number: int, value: bytes | memoryvi
 
 def pack_floor(instance: bytes, floor: Floor) -> bytes:
     """Return the stored form of a floor."""
-    content = _FLOOR.pack(floor.block, floor.account_pages, floor.hold_pages) + floor.small_state
-    return _digest(instance, b"floor", content) + content
+    numbers = _FLOOR.pack(
+        floor.block, floor.account_pages, floor.hold_pages, floor.kept_root, floor.named_root
+    )
+    content = numbers + floor.small_state
+    return _digest(instance, _FLOOR_NAME, content) + content
 
 
 def unpack_floor(instance: bytes, value: bytes | memoryview) -> Floor:
     """Return the floor in a stored value; raise DataDamaged when it is not one of that ledger."""
     content = bytes(value[CHECKSUM_BYTES:])
-    if len(content) < _FLOOR.size or _digest(instance, b"floor", content) != value[:CHECKSUM_BYTES]:
+    digest = _digest(instance, _FLOOR_NAME, content)
+    if len(content) < _FLOOR.size or digest != value[:CHECKSUM_BYTES]:
         raise DataDamaged("the snapshot's floor does not have its checksum")
-    block, account_pages, hold_pages = _FLOOR.unpack_from(content)
-    return Floor(block, account_pages, hold_pages, content[_FLOOR.size :])
+    block, account_pages, hold_pages, kept_root, named_root = _FLOOR.unpack_from(content)
+    small_state = content[_FLOOR.size :]
+    return Floor(block, account_pages, hold_pages, small_state, kept_root, named_root)
 
 
 class LmdbPages:
@@ -198,27 +204,27 @@ class Snapshot:
         recovery."""
         self._last_floor_block = floor_block
 
-    def step(self, core: Core, durable: int) -> None:
+    def step(self, core: Core, durable: int, roots: tuple[int, int] = (-1, -1)) -> None:
         """Copy what the rate allows, and hand full chunks on. ``durable`` is the last durable
-        block."""
+        block, ``roots`` are the newest ones with a kept and with a named state root."""
         self._set_durable(durable)
         now = self._monotonic()
         earned = (now - self._last_step) * self._bytes_per_second
         self._budget_bytes = min(self._pace.step_bytes, self._budget_bytes + earned)
         self._last_step = now
         if self._floor is None:
-            if now - self._pass_began < self._pace.pass_interval_s or not self._begin(core):
+            if now - self._pass_began < self._pace.pass_interval_s or not self._begin(core, roots):
                 return
             self._pass_began = now
         while self._budget_bytes > 0 and self._copy_next(core):
             pass
 
-    def copy_all(self, core: Core, durable: int) -> None:
+    def copy_all(self, core: Core, durable: int, roots: tuple[int, int] = (-1, -1)) -> None:
         """Finish the pass under way and make one more, without a limit of rate; wait until both are
         written."""
         self._set_durable(durable)
         for _ in range(2):
-            if self._floor is None and not self._begin(core):
+            if self._floor is None and not self._begin(core, roots):
                 break
             while self._floor is not None:
                 if not self._copy_next(core):
@@ -239,12 +245,13 @@ class Snapshot:
 
     # ---- copying, on the engine thread ----
 
-    def _begin(self, core: Core) -> bool:
+    def _begin(self, core: Core, roots: tuple[int, int]) -> bool:
         """Begin a pass; False when nothing was decided since the last one began."""
         block = core.block_number
         if block < 0 or block == self._last_floor_block:
             return False
-        self._floor = Floor(block, core.page_count, core.hold_page_count, core.small_state())
+        pages = (core.page_count, core.hold_page_count)
+        self._floor = Floor(block, *pages, core.small_state(), *roots)
         self._last_floor_block = block
         todo = [
             (kind, page)

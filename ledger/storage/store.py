@@ -58,6 +58,7 @@ class Core(Protocol):
     def hold_page_count(self) -> int: ...
     def dirty_pages(self, kind: str, limit: int) -> list[int]: ...
     def copy_page(self, kind: str, page: int) -> bytes: ...
+    def identities(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
     def load_page(self, kind: str, page: int, data: bytes | memoryview, position: int) -> None: ...
     def small_state(self) -> bytes: ...
     def load_small_state(self, data: bytes) -> None: ...
@@ -122,6 +123,10 @@ class Floor:
     account_pages: int
     hold_pages: int
     small_state: bytes
+    kept_root: int = -1
+    """The newest block with a kept state root when the pass began; -1 for none."""
+    named_root: int = -1
+    """The newest block whose state root a header up to ``block`` names; -1 for none."""
 
 
 class Pages(Protocol):
@@ -150,6 +155,8 @@ class Recovery:
     seconds: float
     notes: tuple[str, ...]
     """What was not as expected and was mended, in sentences."""
+    named_root: int = -1
+    """The newest block whose state root a header names; -1 for none."""
 
 
 class Store(Protocol):
@@ -202,12 +209,20 @@ class Store(Protocol):
         then the store is done."""
         ...
 
-    def snapshot_step(self, core: Core, durable: int) -> None:
-        """Copy a few pages at most; engine thread, after ``hash_block`` and before the next block
-        is opened."""
+    @property
+    def roots(self) -> Any:
+        """The archive of kept state roots: ``storage.roots.KeptRoots``, after ``recover``."""
         ...
 
-    def snapshot_all(self, core: Core, durable: int) -> None:
+    def snapshot_step(self, core: Core, durable: int, named_root: int = -1) -> None:
+        """Copy a few pages at most; engine thread, after ``hash_block`` and before the next block
+        is opened, and never while a state root is being made.
+
+        ``named_root`` is the newest block whose state root a decided block names.
+        """
+        ...
+
+    def snapshot_all(self, core: Core, durable: int, named_root: int = -1) -> None:
         """Copy all that changed, without a limit of rate, and wait for it to be written; every
         block is durable."""
         ...

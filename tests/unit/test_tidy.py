@@ -83,11 +83,13 @@ ROOMS = [
     ),
     Room("clock.py", set(), set(), WORLD | FILES),
     Room("sealing.py", FRAME, set(), WORLD | FILES),
+    Room("state_roots.py", FRAME | CORE | {"ledger.storage"}, {"numpy"}, NETWORK),
     Room(
         "engine.py",
         FRAME
         | CORE
-        | {"ledger.config", "ledger.storage", "ledger.state", "ledger.clock", "ledger.sealing"},
+        | {"ledger.config", "ledger.storage", "ledger.state", "ledger.clock", "ledger.sealing"}
+        | {"ledger.state_roots"},
         {"numpy"},
         NETWORK - {"asyncio"} | {"json", "msgspec", "random"},
     ),
