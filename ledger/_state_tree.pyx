@@ -53,6 +53,9 @@ ctypedef struct changed_t:
     uint32_t count
     uint32_t capacity
     uint64_t tile
+    uint32_t ledger
+    uint16_t code
+    uint8_t kind
     changed_t* next
 
 ctypedef struct group_tree_t:
@@ -67,9 +70,9 @@ ctypedef struct group_tree_t:
     uint8_t* tiles              # finished: hash, sums, zeros
     uint64_t tile_count
     uint64_t tile_capacity
-    changed_t* open_changed     # of the open tile; NULL while none changed
-    changed_t* first_changed    # of finished tiles, in order
-    changed_t* last_changed
+    changed_t* changed          # of the open tile; NULL while none changed
+    uint8_t fields[GROUP_FIELDS_BYTES]
+    uint8_t head[32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ cdef class StateBuilder:
     cdef uint32_t group_capacity
     cdef index_t index
     cdef uint32_t last_group    # of the row before; most rows are of the same one
+    cdef changed_t* changed     # of finished tiles
     cdef int64_t previous_block
     cdef readonly uint64_t account_count
     cdef bint finished
@@ -136,22 +140,17 @@ cdef class StateBuilder:
 
     def __dealloc__(self):
         cdef uint32_t number
-        cdef group_tree_t* group
-        cdef changed_t* following
+        cdef changed_t* changed
         for number in range(self.group_count):
-            group = &self.groups[number]
-            free(group.leaves)
-            free(group.tiles)
-            if group.open_changed != NULL:
-                free(group.open_changed.rows)
-                free(group.open_changed)
-            while group.first_changed != NULL:
-                following = group.first_changed.next
-                free(group.first_changed.rows)
-                free(group.first_changed)
-                group.first_changed = following
+            free(self.groups[number].leaves)
+            free(self.groups[number].tiles)
+            drop_changed(self.groups[number].changed)
         free(self.groups)
         index_free(&self.index)
+        while self.changed != NULL:
+            changed = self.changed
+            self.changed = changed.next
+            drop_changed(changed)
 
     def add(self, rows):
         """Add the next rows of a capture (a contiguous STATE_ROW array); the GIL is released.
@@ -189,22 +188,16 @@ cdef class StateBuilder:
     def take_changed(self):
         """Hand out the changed rows of the tiles that are finished by now: a list of ChangedTile,
         by group and tile. Their memory is the caller's."""
-        cdef uint32_t number
-        cdef group_tree_t* group
         cdef changed_t* changed
         taken = []
-        for number in range(self.group_count):
-            group = &self.groups[number]
-            while group.first_changed != NULL:
-                changed = group.first_changed
-                rows = np.empty(changed.count, layout.STATE_ROW)
-                memcpy(cnp.PyArray_DATA(rows), changed.rows, changed.count * sizeof(state_row_t))
-                taken.append(
-                    ChangedTile(group.kind, group.ledger, group.code, changed.tile, rows))
-                group.first_changed = changed.next
-                free(changed.rows)
-                free(changed)
-            group.last_changed = NULL
+        while self.changed != NULL:
+            changed = self.changed
+            rows = np.empty(changed.count, layout.STATE_ROW)
+            memcpy(cnp.PyArray_DATA(rows), changed.rows, changed.count * sizeof(state_row_t))
+            taken.append(
+                ChangedTile(changed.kind, changed.ledger, changed.code, changed.tile, rows))
+            self.changed = changed.next
+            drop_changed(changed)
         taken.sort(key=_place)
         return taken
 
@@ -212,25 +205,25 @@ cdef class StateBuilder:
         """Return the StateRoot of ``block``; nothing can be added afterwards."""
         cdef uint32_t number
         cdef uint8_t root[32]
-        cdef const uint8_t[::1] head_rows
+        cdef uint8_t groups_root[32]
+        cdef bint enough = True
+        cdef const uint8_t[::1] heads
+        cdef uint8_t[::1] scratch
         if self.finished:
             raise RuntimeError("the state root is made already")
-        for number in range(self.group_count):
-            if self.groups[number].open_count and not close_tile(&self.groups[number]):
-                raise MemoryError
         self.finished = True
+        with nogil:
+            for number in range(self.group_count):
+                enough = enough and self.finish_group(&self.groups[number])
+        if not enough:
+            raise MemoryError
         groups = sorted([self.group_root(number) for number in range(self.group_count)],
                         key=_place_of_group)
-        heads = np.frombuffer(b"".join([group.head for group in groups]), np.uint8)
-        cdef cnp.ndarray scratch = np.empty(32 * len(groups), np.uint8)
-        cdef uint8_t[32] groups_root
-        if groups:
-            head_rows = heads
-            merkle_root(KEY_GROUPS, &head_rows[0], len(groups),
-                        <uint8_t*>cnp.PyArray_DATA(scratch), groups_root)
-        else:
-            memset(groups_root, 0, 32)
-        merkle_state_root(block, len(groups), groups_root, root)
+        # A byte more, so that there is an address where there are no groups.
+        heads = b"".join([group.head for group in groups]) + b"\0"
+        scratch = np.empty(len(heads), np.uint8)
+        merkle_root(KEY_GROUPS, &heads[0], self.group_count, &scratch[0], groups_root)
+        merkle_state_root(block, self.group_count, groups_root, root)
         return StateRoot(
             block=block, root=(<char*>root)[:32], groups=groups, changed=self.take_changed())
 
@@ -313,37 +306,69 @@ cdef class StateBuilder:
                 return OUT_OF_MEMORY
         group.count += 1
         group.open_count += 1
-        if group.open_count == TILE and not close_tile(group):
+        if group.open_count == TILE and not self.close_tile(group):
             return OUT_OF_MEMORY
         return 0
 
-    cdef object group_root(self, uint32_t number):
-        """The GroupRoot of a group whose tiles are all finished."""
-        cdef group_tree_t* group = &self.groups[number]
-        cdef uint8_t fields[GROUP_FIELDS_BYTES]
-        cdef uint8_t head[32]
-        cdef size_t count = group.tile_count
+    cdef bint close_tile(self, group_tree_t* group) noexcept nogil:
+        """Finish the open tile of a group; False when memory is out."""
+        cdef uint64_t capacity
+        cdef uint8_t* child
+        cdef int which
+        if group.tile_count == group.tile_capacity:
+            capacity = group.tile_capacity * 2 + 1
+            child = <uint8_t*>realloc(group.tiles, capacity * CHILD_BYTES)
+            if child == NULL:
+                return False
+            group.tiles = child
+            group.tile_capacity = capacity
+        child = group.tiles + CHILD_BYTES * group.tile_count
+        merkle_root(KEY_TILE, group.leaves, group.open_count, group.leaves, child)
+        for which in range(3):
+            memcpy(child + 32 + SUM_BYTES * which, &group.sums[which], SUM_BYTES)
+        memset(child + NODE_BYTES, 0, CHILD_BYTES - NODE_BYTES)
+        group.tile_count += 1
+        group.open_count = 0
+        memset(group.sums, 0, sizeof(group.sums))
+        if group.changed != NULL:
+            group.changed.next = self.changed
+            self.changed = group.changed
+            group.changed = NULL
+        return True
+
+    cdef bint finish_group(self, group_tree_t* group) noexcept nogil:
+        """Make the fields and the head of a group; False when memory is out."""
+        cdef size_t count
         cdef uint8_t* level
-        tiles = np.empty((count, NODE_BYTES), np.uint8)
-        tiles[:] = np.asarray(<uint8_t[:count, :CHILD_BYTES]>group.tiles)[:, :NODE_BYTES]
+        if group.open_count and not self.close_tile(group):
+            return False
+        count = group.tile_count
         level = <uint8_t*>malloc(count * CHILD_BYTES)
         if level == NULL:
-            raise MemoryError
-        with nogil:
-            memcpy(level, group.tiles, count * CHILD_BYTES)
-            while count > 1:
-                count = merkle_sum_level(level, count)
-            memset(fields, 0, 8)
-            fields[0] = group.kind
-            memcpy(fields + 2, &group.code, 2)
-            memcpy(fields + 4, &group.ledger, 4)
-            memcpy(fields + 8, &group.count, 8)
-            memcpy(fields + 16, level, NODE_BYTES)
-            merkle_group_head(fields, head)
+            return False
+        memcpy(level, group.tiles, count * CHILD_BYTES)
+        while count > 1:
+            count = merkle_sum_level(level, count)
+        memset(group.fields, 0, GROUP_FIELDS_BYTES)
+        group.fields[0] = group.kind
+        memcpy(&group.fields[2], &group.code, 2)
+        memcpy(&group.fields[4], &group.ledger, 4)
+        memcpy(&group.fields[8], &group.count, 8)
+        memcpy(&group.fields[16], level, NODE_BYTES)
+        merkle_group_head(group.fields, group.head)
         free(level)
+        return True
+
+    cdef object group_root(self, uint32_t number):
+        """The GroupRoot of a finished group."""
+        cdef group_tree_t* group = &self.groups[number]
+        cdef size_t count = group.tile_count
+        tiles = np.empty((count, NODE_BYTES), np.uint8)
+        tiles[:] = np.asarray(<uint8_t[:count, :CHILD_BYTES]>group.tiles)[:, :NODE_BYTES]
         return GroupRoot(
             kind=group.kind, ledger=group.ledger, code=group.code, account_count=group.count,
-            fields=(<char*>fields)[:GROUP_FIELDS_BYTES], head=(<char*>head)[:32], tiles=tiles)
+            fields=(<char*>group.fields)[:GROUP_FIELDS_BYTES], head=(<char*>group.head)[:32],
+            tiles=tiles)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -363,7 +388,7 @@ cdef bint grow_leaves(group_tree_t* group) noexcept nogil:
 
 cdef bint keep_changed(group_tree_t* group, const state_row_t* row) noexcept nogil:
     """Keep a changed row of the open tile; False when memory is out."""
-    cdef changed_t* changed = group.open_changed
+    cdef changed_t* changed = group.changed
     cdef state_row_t* grown
     cdef uint32_t capacity
     if changed == NULL:
@@ -371,7 +396,10 @@ cdef bint keep_changed(group_tree_t* group, const state_row_t* row) noexcept nog
         if changed == NULL:
             return False
         changed.tile = group.tile_count
-        group.open_changed = changed
+        changed.kind = group.kind
+        changed.ledger = group.ledger
+        changed.code = group.code
+        group.changed = changed
     if changed.count == changed.capacity:
         capacity = min(<uint32_t>TILE, changed.capacity * 4 + 4)
         grown = <state_row_t*>realloc(changed.rows, capacity * sizeof(state_row_t))
@@ -384,34 +412,10 @@ cdef bint keep_changed(group_tree_t* group, const state_row_t* row) noexcept nog
     return True
 
 
-cdef bint close_tile(group_tree_t* group) noexcept nogil:
-    """Finish the open tile; False when memory is out."""
-    cdef uint64_t capacity
-    cdef uint8_t* child
-    cdef int which
-    if group.tile_count == group.tile_capacity:
-        capacity = group.tile_capacity * 2 + 1
-        child = <uint8_t*>realloc(group.tiles, capacity * CHILD_BYTES)
-        if child == NULL:
-            return False
-        group.tiles = child
-        group.tile_capacity = capacity
-    child = group.tiles + CHILD_BYTES * group.tile_count
-    merkle_root(KEY_TILE, group.leaves, group.open_count, group.leaves, child)
-    for which in range(3):
-        memcpy(child + 32 + SUM_BYTES * which, &group.sums[which], SUM_BYTES)
-    memset(child + NODE_BYTES, 0, CHILD_BYTES - NODE_BYTES)
-    group.tile_count += 1
-    group.open_count = 0
-    memset(group.sums, 0, sizeof(group.sums))
-    if group.open_changed != NULL:
-        if group.last_changed == NULL:
-            group.first_changed = group.open_changed
-        else:
-            group.last_changed.next = group.open_changed
-        group.last_changed = group.open_changed
-        group.open_changed = NULL
-    return True
+cdef void drop_changed(changed_t* changed) noexcept nogil:
+    if changed != NULL:
+        free(changed.rows)
+        free(changed)
 
 
 def _place(changed):
