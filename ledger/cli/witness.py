@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from ledger.api.server import is_loopback
 from ledger.api.witness import DEFAULT_PORT, run
 from ledger.cli.console import print_json
 from ledger.errors import ConfigurationError
@@ -103,8 +102,6 @@ def serve(
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     policy = _policy(logs, policy_path)
-    if not is_loopback(host):
-        logging.getLogger("sanyuan.witness").warning("%s: without TLS; a proxy adds it", host)
     with Witness(directory, policy, clock_s=time.time) as one:
 
         def listening(where: str) -> None:

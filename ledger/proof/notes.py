@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -29,6 +30,19 @@ NOTE_SIZE_MAX: Final = 256 * 1024
 SIGNATURE_COUNT_MAX: Final = 100
 TREE_SIZE_MAX: Final = 2**63 - 1
 TIME_MAX: Final = 2**63 - 1
+
+_FIELD: Final = 2**255 - 19
+_CURVE: Final = -121665 * pow(121666, -1, _FIELD) % _FIELD
+_SMALL_ORDER: Final = frozenset(
+    (
+        0,
+        1,
+        _FIELD - 1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7,
+    )
+)
+"""The y of the eight points that have small order: as a key, anybody could sign by them."""
 
 _SIGNATURE_START: Final = "\u2014 "
 _SECRET_START: Final = "PRIVATE+KEY+"
@@ -188,6 +202,19 @@ def _split_key(text: str, what: str) -> tuple[str, str, bytes]:
     return name, hex_id, data
 
 
+@functools.lru_cache(maxsize=1024)
+def is_good_public_key(public: bytes) -> bool:
+    """Tell whether 32 bytes are the one encoding of a point that is not of small order."""
+    number = int.from_bytes(public, "little")
+    y, sign = number & ((1 << 255) - 1), number >> 255
+    if y >= _FIELD or y in _SMALL_ORDER:
+        return False
+    x_squared = (y * y - 1) * pow(_CURVE * y * y + 1, -1, _FIELD) % _FIELD
+    if x_squared == 0:
+        return not sign
+    return pow(x_squared, (_FIELD - 1) // 2, _FIELD) == 1
+
+
 # ----------------------------------------------------------------------------------------------
 # Notes
 # ----------------------------------------------------------------------------------------------
@@ -325,7 +352,7 @@ def cosignature_message(text: str, *, time_s: int) -> bytes:
 
 def verifies(key: VerifierKey, text: str, signature: Signature) -> bool:
     """Tell whether a line is this key's signature of the text, by the rules of the key's type."""
-    if not signature.by(key):
+    if not signature.by(key) or not is_good_public_key(key.public):
         return False
     data, message = signature.data, text.encode()
     if key.kind == COSIGNATURE:

@@ -27,6 +27,7 @@ from ledger.proof.notes import (
     Note,
     Signature,
     VerifierKey,
+    is_good_public_key,
     parse_checkpoint,
     parse_decimal,
     parse_note,
@@ -248,6 +249,8 @@ class _Reader:
         self._witnesses[name] = Witness(name, key, url)
 
     def _check_key(self, key: VerifierKey) -> None:
+        if not is_good_public_key(key.public):
+            raise BadPolicy("not a public key that can sign")
         earlier = [log.key for log in self._logs.values()]
         earlier += [witness.key for witness in self._witnesses.values()]
         if any(other.public == key.public for other in earlier):

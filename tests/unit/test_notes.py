@@ -118,6 +118,47 @@ def test_any_flipped_bit_of_a_cosignature_is_refused(bit: int) -> None:
     assert not notes.verifies(WITNESS.verifier, text, bad)
 
 
+FIELD = 2**255 - 19
+POINTLESS = {
+    # The eight points of small order: for them a signature of zeros fits one text in eight or all.
+    **{
+        f"order-{n}": y.to_bytes(32, "little")
+        for n, y in [
+            (1, 1),
+            (2, FIELD - 1),
+            (4, 0),
+            ("4-sign", 1 << 255),
+            (8, 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826),
+            (
+                "8-sign",
+                0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826 | 1 << 255,
+            ),
+            ("8b", 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7),
+        ]
+    },
+    "zero-once-more": FIELD.to_bytes(32, "little"),
+    "one-once-more": (FIELD + 1).to_bytes(32, "little"),
+    "nine-once-more": (FIELD + 9).to_bytes(32, "little"),
+    "minus-zero": (1 | 1 << 255).to_bytes(32, "little"),
+    "not-on-the-curve": (2).to_bytes(32, "little"),
+}
+
+
+@pytest.mark.parametrize("case", POINTLESS)
+def test_keys_by_which_anybody_could_sign(case: str) -> None:
+    key = notes.VerifierKey("weak", notes.ED25519, POINTLESS[case])
+    neutral = (1).to_bytes(32, "little")
+    for number in range(20):
+        forged = notes.Signature("weak", key.key_id, neutral + bytes(32))
+        assert not notes.verifies(key, f"text {number}\n", forged)
+    assert not notes.is_good_public_key(key.public)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_made_keys_are_good(seed: bytes) -> None:
+    assert notes.is_good_public_key(notes.SigningKey("k", notes.ED25519, seed).verifier.public)
+
+
 MALFORMED = {
     "empty": "",
     "no-signature": SIGNED.split("\n\n")[0] + "\n\n",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.proof import notes
+from ledger.proof import notes, verify
 from ledger.proof.policy import BadPolicy, Policy, QuorumNotMet, parse_policy, policy_of_logs
 
 
@@ -142,6 +142,7 @@ W1, W2 = (f"witness X{n} {KEYS[f'X{n}'].verifier}\n" for n in (1, 2))
 ID = f"{LOG.name}+{LOG.verifier.hex_id}"
 AS_WITNESS = notes.SigningKey("w", notes.COSIGNATURE, LOG.seed).verifier
 RENAMED = notes.SigningKey("example.com/renamed", notes.ED25519, LOG.seed).verifier
+WEAK = notes.VerifierKey("example.com/weak", notes.ED25519, (1).to_bytes(32, "little"))
 REFUSED = {
     "empty": ("", "no quorum"),
     "only-comments": ("# log\n", "no quorum"),
@@ -157,6 +158,7 @@ REFUSED = {
     "log-of-rubbish": ("log rubbish\nquorum none\n", "line 1: a vkey has three parts"),
     "log-with-witness-key": (f"log {AS_WITNESS}\nquorum none\n", "line 1: a log's key"),
     "witness-with-log-key": (f"witness w {LOG.verifier}\nquorum w\n", "line 1: a witness's key"),
+    "log-by-anybody": (f"log {WEAK}\nquorum none\n", "line 1: not a public key that can sign"),
     "log-twice": (L + L + "quorum none\n", "line 2: the same public key"),
     "log-renamed": (L + f"log {RENAMED}\nquorum none\n", "line 2: the same public key"),
     "log-as-its-own-witness": (L + f"witness w {AS_WITNESS}\nquorum w\n", "line 2: the same"),
@@ -201,6 +203,42 @@ def test_bad_policies_are_refused_and_the_line_is_named(case: str) -> None:
         policy(text)
     assert why in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+STRICTER_HERE = {"no-line-end", "log-as-its-own-witness", "range-backwards"}
+"""What the verifier that stands alone lets pass: it trusts nothing more by any of them."""
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_verifier_that_stands_alone_refuses_the_same(case: str) -> None:
+    if case in STRICTER_HERE:
+        verify.read_policy(REFUSED[case][0].encode())
+        return
+    with pytest.raises(verify.Refusal):
+        verify.read_policy(REFUSED[case][0].encode())
+
+
+@given(st.data())
+def test_the_verifier_that_stands_alone_counts_the_same(data: st.DataObject) -> None:
+    lines, free = [f"log {LOG.verifier}", WITNESSES.rstrip()], list(KEYS)
+    for number in range(data.draw(st.integers(0, 4))):
+        members = data.draw(st.lists(st.sampled_from(free), unique=True, max_size=len(free)))
+        if members:
+            count = data.draw(st.sampled_from(["any", "all", str(len(members) // 2 + 1)]))
+            lines.append(f"group g{number} {count} {' '.join(members)}")
+            free = [name for name in free if name not in members] + [f"g{number}"]
+    groups = [line.split()[1] for line in lines[2:]]
+    lines.append(f"quorum {data.draw(st.sampled_from([*KEYS, *groups, 'none']))}")
+    text = "\n".join([*lines, ""])
+    note = cosigned(checkpoint(), *data.draw(st.sets(st.sampled_from(list(KEYS)))))
+    alone = verify.read_policy(text.encode())
+    _, witnesses = verify.check_signatures(verify.read_checkpoint(str(note)), alone)
+    try:
+        policy(text).approve(note)
+        met = True
+    except QuorumNotMet:
+        met = False
+    assert verify.quorum_is_met(alone, witnesses) == met
 
 
 def test_many_parts_are_refused() -> None:
