@@ -4,13 +4,18 @@ torchwood's litewitness.
 
 from __future__ import annotations
 
+import http.client
+import json
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ledger.cli.process import ServerProcess
 from ledger.proof import notes
 from ledger.proof.cosigners import Cosigners
 from ledger.proof.outer import OuterLog
@@ -140,3 +145,72 @@ def test_a_log_of_others_is_cosigned_by_our_witnesses(tools: Path, tmp_path: Pat
             approved = policy.approve((tmp_path / "log" / "checkpoint").read_bytes())
             assert approved.checkpoint.size == size
             assert len(approved.cosignatures) == 2
+
+
+def sanyuan(*arguments: object) -> str:
+    command = [sys.executable, "-m", "ledger", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def open_accounts(connection: http.client.HTTPConnection, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        body = json.dumps({"id": str(number), "ledger": 1, "code": 1})
+        connection.request("POST", "/v1/accounts", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        assert answer["results"][0]["status"] == "created", answer
+
+
+def test_a_ledger_with_witnesses_of_three_kinds_of_house(
+    tools: Path, short: Path, tmp_path: Path
+) -> None:
+    """A served ledger, cosigned by litewitness and by two witnesses of ours, is killed and served
+    again; fsck takes its log over HTTP and from its files.
+    """
+    checker = go_tools.install("fsck", tools)
+    other = go_tools.install("litewitness", tools)
+    directory = tmp_path / "bank"
+    sanyuan("init", directory)
+    name = "bank.example/ledger"
+    made = json.loads(sanyuan("signing-key", "new", directory, "--name", name, "--json"))
+    key = notes.VerifierKey.parse(made["vkey"])
+    with (
+        go_tools.litewitness(other, short, key) as (url, vkey),
+        WitnessProcess(tmp_path / "w1", str(key)) as one,
+        WitnessProcess(tmp_path / "w2", str(key)) as two,
+    ):
+        path = tmp_path / "policy"
+        path.write_text(
+            f"log {key}\nwitness lite {vkey} {url}\n{one.policy_line}\n{two.policy_line}\n"
+            f"group ours any {one.key.name} {two.key.name}\ngroup all-houses all lite ours\n"
+            "quorum all-houses\n"
+        )
+        policy = parse_policy(path.read_bytes())
+        first = 1
+        for size in (100, 300):  # the second has a full tile
+            with ServerProcess(
+                directory,
+                arguments=("--policy", str(path)),
+                environment={"SANYUAN_SEAL_INTERVAL_MS": "10"},
+            ) as server:
+                connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+                deadline = time.monotonic() + 120
+                published = 0
+                while published < size:
+                    assert time.monotonic() < deadline, server.output
+                    open_accounts(connection, first, 50)
+                    first += 50
+                    connection.request("GET", "/checkpoint")
+                    answer = connection.getresponse()
+                    note = answer.read()
+                    if answer.status == 200:
+                        approved = policy.approve(note)
+                        assert "lite" in {witness.name for witness in approved.cosignatures}
+                        assert approved.checkpoint.size >= published
+                        published = approved.checkpoint.size
+                good, output = go_tools.fsck(checker, tmp_path, server.url, str(key))
+                assert good, output
+                connection.close()
+                server.kill()
+        with go_tools.serving(directory / "log") as files:
+            good, output = go_tools.fsck(checker, tmp_path, files, str(key))
+        assert good, output

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -410,6 +412,17 @@ def test_hostile_requests_over_http(served: WitnessProcess) -> None:
     assert served.ask(LOG.request(0, 5), path="/%2e%2e/key")[0] == 404
     assert served.ask(LOG.request(0, 5), headers={"X": "y" * 20_000})[0] == 400
     assert json.loads(served.get("/"))["failure"] is None
+
+
+def test_a_witness_needs_no_compiled_module() -> None:
+    """It runs where nothing of the ledger was built."""
+    code = (
+        "import sys, ledger.cli.witness, ledger.api.witness\n"
+        "print([m.__name__ for m in list(sys.modules.values()) if m.__name__.startswith('ledger._')"
+        " or m.__name__ in ('lmdb', 'uvloop', 'blake3')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_one_line_for_what_is_wrong(tmp_path: Path) -> None:
