@@ -193,6 +193,7 @@ class Examination:
         self.last_interval: Interval | None = None
         self.blocks: list[Block] = []
         self.states: list[State] = []
+        self.items: list[tuple[int, str, Any]] = []
         self.entries: dict[int, Entry] = {}
         self.accounts: dict[int, AccountItem] = {}
         self.statements: dict[int, Statement] = {}
@@ -213,8 +214,8 @@ class Examination:
         self.step("intervals", self.check_intervals)
         self.step("blocks", self.check_blocks)
         self.step("states", self.check_states)
-        items = items_in_order_of_proof(self.bundle["items"])
-        for place, kind, item in items:
+        self.step("items", self.check_types)
+        for place, kind, item in self.items:
             self.step(f"item {place}: {kind}", ITEMS[kind], self, place, item)
         self.step("parts", self.check_parts)
         self.step("contradictions", self.check_contradictions)
@@ -461,6 +462,16 @@ class Examination:
         return Text(f"{count} state roots are as recorded", f"{count} 个状态根与记录一致")
 
     # -- The bundle across its items -----------------------------------------------------------
+
+    def check_types(self) -> Text:
+        """Every item is of a known type."""
+        self.items = items_in_order_of_proof(self.bundle["items"])
+        kinds = [kind for _, kind, _ in self.items]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ITEMS if kind in kinds)
+        counts_zh = "，".join(
+            f"{CHECKS_ZH[kind]} {kinds.count(kind)}" for kind in ITEMS if kind in kinds
+        )
+        return Text(counts, counts_zh)
 
     def check_parts(self) -> Text:
         """Every interval, block and state is used, and they stand in order of first use."""
@@ -1322,7 +1333,7 @@ def check_sample(exam: Examination, place: int, item: Any) -> Text:
         seed = seed_of_witness(exam, string(witness, where), where)
         origin = f"the cosignature of {shown(witness)}"
         origin_zh = f"见证人 {shown(witness)} 的签名"
-    for drawn, at in zip(draws(seed, total), places):
+    for at, drawn in zip(places, draws(seed, total)):  # in this order: draws never end
         number(at, where)
         if at not in exam.entries:
             refuse("malformed", f"{where}: item {at} is no entry")
@@ -2779,7 +2790,7 @@ CHECKS_ZH = {
     "intervals": "区间",
     "blocks": "区块",
     "states": "状态",
-    "item": "第",
+    "items": "各项",
     "parts": "组成部分",
     "contradictions": "矛盾",
     "copies": "副本",

@@ -15,7 +15,7 @@ from tests.model.proofs import (
 
 ORIGIN = "bank.example/ledger"
 ALICE, BOB, CASH, FEES, SHOP, MEI = 501, 502, 9001, 9002, 503, 7001
-CUSTOMERS = 600
+CUSTOMERS = 520
 """Accounts of ledger 156, code 100: three tiles."""
 FRIDAY, MONDAY, TUESDAY, WEDNESDAY = 20260102, 20260105, 20260106, 20260107
 OLDER, NEWER, NEWEST = 3, 7, 11

@@ -500,10 +500,14 @@ class Ledger:
 
     # -- Blocks, states, intervals -------------------------------------------------------------
 
-    def close_block(self, *, seal: bool = False, change: Callable[[str], str] = str) -> Block:
-        """Make a block of the waiting entries; with a seal also the record of its interval, which
-        ``change`` may forge.
-        """
+    def close_block(
+        self,
+        *,
+        seal: bool = False,
+        forge_header: Callable[[bytearray], None] | None = None,
+        forge_record: Callable[[str], str] = str,
+    ) -> Block:
+        """Make a block of the waiting entries; with a seal also the record of its interval."""
         last = self.blocks[-1] if self.blocks else None
         named, self._unnamed = self._unnamed, None
         header = b"".join(
@@ -525,6 +529,10 @@ class Ledger:
                 bytes(56),
             )
         )
+        if forge_header:
+            forged = bytearray(header)
+            forge_header(forged)
+            header = bytes(forged)
         first_entry = self.entry_count
         block = Block(header, self.waiting, first_entry, self.time, self.date)
         self.blocks.append(block)
@@ -533,7 +541,7 @@ class Ledger:
         if seal:
             first = self.intervals[-1][1] + 1 if self.intervals else 0
             self.intervals.append((first, block.number))
-            self.records.append(change(self._record(first, block)))
+            self.records.append(forge_record(self._record(first, block)))
         return block
 
     def _record(self, first: int, last: Block) -> str:
