@@ -1,5 +1,5 @@
-"""Write into ledger/proof/verify.html the hashes of its own script and style, which are all that its
-content security policy lets run. ``--check`` fails when they are stale.
+"""Write into ledger/proof/verify.html the hashes of its own script and style, which are all that
+its content security policy lets run. ``--check`` fails when they are stale.
 """
 
 from __future__ import annotations
