@@ -618,9 +618,10 @@ def items_in_order_of_proof(items: list[Any]) -> list[tuple[int, str, Any]]:
     """Return (place, type, item), those last that build on other items."""
     found = []
     for place, item in enumerate(items):
-        if not isinstance(item, dict) or item.get("type") not in ITEMS:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if not isinstance(kind, str) or kind not in ITEMS:
             refuse("malformed", f"item {place}: not of a known type")
-        found.append((place, item["type"], item))
+        found.append((place, kind, item))
     return sorted(found, key=lambda one: one[1] in ("statement", "sample", "full_state"))
 
 
@@ -2049,10 +2050,12 @@ class Package:
         return sha256.digest()
 
     def first_difference(self, name: str, wanted: bytes) -> int:
-        """Return the number of the first line in which a file is not what it should be."""
+        """Return the number of the line in which a file begins to be not what it should be."""
         data = b"".join(self.pieces(name))
-        lines = enumerate(zip(data.split(b"\n"), wanted.split(b"\n")), 1)
-        return next((at for at, (is_there, follows) in lines if is_there != follows), 0)
+        pairs = enumerate(zip(data, wanted))
+        end = min(len(data), len(wanted))
+        same = next((at for at, (is_there, follows) in pairs if is_there != follows), end)
+        return data.count(b"\n", 0, same) + 1
 
 
 class Source(NamedTuple):
