@@ -18,9 +18,12 @@ from ledger.bench.generate import Generator
 from ledger.config import Config
 from ledger.engine import Engine, Reply
 from ledger.errors import LedgerError
+from ledger.proof import signing
+from ledger.proof.publisher import Publisher
 from ledger.storage.directory import create
 from ledger.storage.lmdb_store import LmdbStore
 
+COVERED_WITHIN_S: Final = 60.0
 IN_FLIGHT: Final = 8
 """Requests in flight, at most."""
 
@@ -63,6 +66,38 @@ def require_created(kind: str, results: np.ndarray) -> None:
         raise RunFailed(f"{len(refused)} {kind} of a request were refused, the first: {name}")
 
 
+class _Publishing:
+    """The outer log of a run, signed with a key of its own; when its checkpoints were published."""
+
+    def __init__(self, directory: Path, engine: Engine) -> None:
+        key = directory / signing.DEFAULT_NAME
+        signing.create_key(key, name="bench.example/ledger", passphrase=None)
+        self.publisher = Publisher(
+            directory / "log",
+            instance=engine.store.instance,
+            journal=engine.reader,
+            key=key,
+        )
+        engine.on_sealed.append(self.publisher.sealed)
+        self.published: list[tuple[int, int]] = []
+        """The last block under each checkpoint, and when it was published."""
+        self.publisher.on_published.append(
+            lambda checkpoint, last: self.published.append((last, time.perf_counter_ns()))
+        )
+
+    def lags(self, acknowledged: list[tuple[int, int]]) -> np.ndarray:
+        """Return how long after its answer each request was under a published checkpoint, ns;
+        raises RunFailed when one never was.
+        """
+        last = max(block for block, _ in acknowledged)
+        if not self.publisher.wait_published(last, COVERED_WITHIN_S):
+            raise RunFailed(f"the log was not published: {self.publisher.warnings()}")
+        blocks, times = np.array(self.published).T
+        asked = np.array(acknowledged)
+        lags: np.ndarray = times[np.searchsorted(blocks, asked[:, 0])] - asked[:, 1]
+        return lags
+
+
 class _Posting:
     """Posts requests with at most eight in flight; buffers are used again after their replies."""
 
@@ -73,6 +108,8 @@ class _Posting:
         self._buffers = deque(np.zeros(batch, dtype) for _ in range(IN_FLIGHT + 1))
         self._error: BaseException | None = None
         self.latencies: list[int] = []
+        self.acknowledged: list[tuple[int, int]] = []
+        """For each request the block of its last event, and when it was answered."""
 
     def buffer(self) -> np.ndarray:
         """Return a buffer to fill: one that no request in flight uses."""
@@ -88,9 +125,11 @@ class _Posting:
         future = self._engine.submit(self._kind, buffer[:size])
 
         def answered(future: Any) -> None:
-            self.latencies.append(time.perf_counter_ns() - started)
+            now = time.perf_counter_ns()
+            self.latencies.append(now - started)
             try:
                 reply: Reply = future.result()
+                self.acknowledged.append((reply.position >> layout.INDEX_BITS, now))
                 require_created(self._kind, reply.results)
             except BaseException as error:
                 self._error = error
@@ -120,11 +159,14 @@ def run(workload: Workload, directory: Path, config: Config, progress: Progress)
     create(directory)
     store = LmdbStore(directory, config)
     engine = Engine(store, config)
+    publishing = _Publishing(directory, engine)
     try:
         engine.start()
-        return _measured(workload, generator, directory, store, engine, progress)
+        publishing.publisher.start()
+        return _measured(workload, generator, directory, store, engine, publishing, progress)
     finally:
         engine.stop()
+        publishing.publisher.stop()
         store.close()
 
 
@@ -152,6 +194,7 @@ def _measured(
     directory: Path,
     store: LmdbStore,
     engine: Engine,
+    publishing: _Publishing,
     progress: Progress,
 ) -> dict[str, Any]:
     empty_memory = measure.anonymous_memory()
@@ -171,6 +214,7 @@ def _measured(
     used_before = measure.used_bytes(directory, store.written_ahead_bytes)
     written_before = measure.written_bytes()
     transfers = _Posting(engine, "transfers", layout.TRANSFER, workload.batch)
+    log_cpu_started, checkpoints = publishing.publisher.cpu_s, len(publishing.published)
     cpu_started = measure.cpu_seconds()
     started = time.perf_counter()
     _post_all(
@@ -192,6 +236,8 @@ def _measured(
         )
         for stage in after["stage_ns"]
     }
+    log_cpu = publishing.publisher.cpu_s - log_cpu_started
+    checkpoints = len(publishing.published) - checkpoints
     used = measure.used_bytes(directory, store.written_ahead_bytes) - used_before
     return {
         "scenario": "engine",
@@ -207,6 +253,11 @@ def _measured(
         "answered_seconds": round(answered - started, 4),
         "drain_seconds": round(ended - answered, 4),
         "latency_ms": measure.Latencies(np.array(transfers.latencies)).milliseconds(),
+        "checkpoint_lag_ms": measure.Latencies(
+            publishing.lags(transfers.acknowledged)
+        ).milliseconds(),
+        "checkpoints": checkpoints,
+        "log_cpu_ms_per_second": round(log_cpu * 1e3 / seconds, 2),
         "cpu_us_per_transfer": round(cpu * 1e6 / workload.transfers, 3),
         "disk_bytes_per_transfer": round(used / workload.transfers, 1),
         "journal_bytes_per_transfer": round(

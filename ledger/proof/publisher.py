@@ -179,6 +179,7 @@ class Publisher:
         self._forked: str | None = None
         self._problem: tuple[str, str] | None = None
         self._signed_size = 0
+        self._cpu_s = 0.0
         self._unsigned = _Waiting(monotonic)
 
         self._policy_problem: str | None = None
@@ -234,6 +235,11 @@ class Publisher:
             self._signer.close()
         if self._cosigners is not None:
             self._cosigners.close()
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of the log's thread so far."""
+        return self._cpu_s
 
     def warnings(self) -> list[tuple[str, str]]:
         """Return what an operator should know, as codes and sentences; posting goes on."""
@@ -295,6 +301,12 @@ class Publisher:
                 [("", round(self._unsigned.age_s(), 3))],
             ),
             (
+                "sanyuan_log_cpu_seconds_total",
+                "counter",
+                "Processor time of the thread that keeps the outer log.",
+                [("", round(self._cpu_s, 6))],
+            ),
+            (
                 "sanyuan_cosigned_checkpoint_age_seconds",
                 "gauge",
                 "How long the oldest sealed block waits for a published checkpoint; 0 for none.",
@@ -338,6 +350,7 @@ class Publisher:
                     )
                 stopping, seen = self._stopping, self._sealed_block
             failed = self._step()
+            self._cpu_s = time.thread_time()
             if stopping:
                 return
 

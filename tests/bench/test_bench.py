@@ -23,7 +23,7 @@ from ledger.storage.lmdb_store import LmdbStore
 NAMES = {
     "accounts", "transfers", "seconds", "transfers_per_second", "drain_seconds", "latency_ms",
     "cpu_us_per_transfer", "disk_bytes_per_transfer", "memory_bytes_per_account", "device_syncs",
-    "fsync", "commitments", "machine",
+    "fsync", "commitments", "machine", "checkpoint_lag_ms", "checkpoints", "log_cpu_ms_per_second",
 }  # fmt: skip
 
 
