@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from ledger.cli.process import ServerProcess
+from ledger.proof import signing
+from ledger.proof.notes import parse_note
 from ledger.storage import directory as data_directory
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -97,6 +99,7 @@ def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
     session = text[text.index("## A first session") : text.index("## A tour")]
     block = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)[1]
     data_directory.create(tmp_path / "data")
+    signing.create_key(tmp_path / "data/signing-key", name="bank.example/ledger", passphrase=None)
     with ServerProcess(tmp_path / "data") as server:
         script = block.replace(URL, server.url).replace("\ncurl", "\necho; curl")
         done = subprocess.run(
@@ -109,7 +112,10 @@ def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
             env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
         )
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    output, name, checkpoint = done.stdout.partition("bank.example/ledger\n")
+    note = parse_note(name + checkpoint)
+    assert signing.read_policy(tmp_path / "data/signing-key").approve(note).checkpoint.size >= 1
+    answers = [json.loads(line) for line in output.splitlines() if line.strip()]
     statuses = [
         [result["status"] for result in answer["results"]]
         for answer in answers
