@@ -54,7 +54,7 @@ BUNDLE_DEPTH_MAX = 8
 RECORD_SIZE_MAX = 1024
 NOTE_SIZE_MAX = 256 << 10
 NOTE_SIGNATURES_MAX = 100
-POLICY_SIZE_MAX = 1 << 20
+POLICY_SIZE_MAX = 256 << 10
 METADATA_SIZE_MAX = 4096
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
@@ -1559,7 +1559,7 @@ def read_policy(text: bytes) -> Policy:
     quorum: bytes | None = None
     names: set[bytes] = {b"none"}
     members: set[bytes] = set()
-    publics: set[tuple[int, bytes]] = set()
+    publics: set[bytes] = set()
 
     def define(name: bytes, where: str) -> None:
         if name in names:
@@ -1568,12 +1568,15 @@ def read_policy(text: bytes) -> Policy:
 
     def add_key(data: bytes, kind: int, where: str) -> Key:
         key = read_key(data, kind, where)
-        if (kind, key.public) in publics:
+        if key.public in publics:
             refuse("bad_policy", f"{where}: the same key twice")
-        publics.add((kind, key.public))
+        publics.add(key.public)
         return key
 
-    for line_number, line in enumerate(text.split(b"\n"), 1):
+    lines = text.split(b"\n")
+    if lines.pop():
+        refuse("bad_policy", "the policy's last line has no line end: is it cut off?")
+    for line_number, line in enumerate(lines, 1):
         where = f"policy, line {line_number}"
         words = line.replace(b"\t", b" ").split(b" ")
         words = [word for word in words if word]
@@ -1628,7 +1631,10 @@ def read_range(words: list[bytes], where: str) -> tuple[tuple[str, bytes], tuple
             raise ValueError
     except ValueError:
         refuse("bad_policy", f"{where}: not a range of a log key")
-    return (name, bytes.fromhex(key_id)), (int(first), SIZE_MAX if last == "-" else int(last))
+    sizes = (int(first), SIZE_MAX if last == "-" else int(last))
+    if sizes[0] > sizes[1]:
+        refuse("bad_policy", f"{where}: a range that ends before it begins")
+    return (name, bytes.fromhex(key_id)), sizes
 
 
 def read_threshold(word: bytes, member_count: int, where: str) -> int:

@@ -495,10 +495,10 @@ def quorum_none() -> Case:
     return lone(small_bundle(), SMALL_POLICY)
 
 
-@accepted("a policy with comments, tabs, spare spaces and no line end at its end")
+@accepted("a policy with comments, tabs and spare spaces")
 def policy_with_spare_spaces() -> Case:
     text = SMALL_POLICY.replace("log ", "\t log\t ").replace("quorum ", "\n  # none\n  quorum  ")
-    return lone(small_bundle(), text.rstrip("\n") + " \t")
+    return lone(small_bundle(), text + " \t\n")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1810,6 +1810,22 @@ def policy_with_a_key_not_canonical() -> Case:
 @refused("bad_policy", "a witness key that is no point")
 def policy_with_a_key_that_is_no_point() -> Case:
     return under(SMALL_POLICY + f"witness w {vkey_of('w.example', 4, little(2, 32))}\n")
+
+
+@refused("bad_policy", "a policy cut off in its last line")
+def policy_cut_off() -> Case:
+    return under(SMALL_POLICY + "# the auditor")
+
+
+@refused("bad_policy", "a log that is its own witness")
+def policy_with_the_log_as_its_witness() -> Case:
+    key = Signer("self.example", 4, "small.example")
+    return under(SMALL_POLICY + f"witness self {key.vkey}\n")
+
+
+@refused("bad_policy", "a range that ends before it begins")
+def policy_with_a_range_backwards() -> Case:
+    return under(SMALL_POLICY + ranged(Signer("small.example", 1), 5, 4))
 
 
 @refused("bad_policy", "one key under two names")
