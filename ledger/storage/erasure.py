@@ -387,13 +387,13 @@ def _make_the_rest(new: Path, config: Config, old: Any, progress: Progress) -> N
     store = LmdbStore(new, config)
     try:
         core = Core(holds_max=config.holds)
-        store.recover(core, progress)
+        found = store.recover(core, progress)
         for name in ("block_number", "entry_number", "account_count", "hold_count", "next_expiry"):
             if getattr(core, name) != getattr(old, name):
                 raise DataDamaged(f"the new journal does not lead to the same books: {name}")
         if core.trial_balance() != old.trial_balance() or core.small_state() != old.small_state():
             raise DataDamaged("the new journal does not lead to the same books")
-        store.snapshot_all(core, core.block_number)
+        store.snapshot_all(core, core.block_number, found.named_root)
         store.drain()
     finally:
         store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from ledger import _merkle, layout
 from ledger._core import Core
 from ledger._history import History
 from ledger._state_tree import StateBuilder
+from ledger.config import Config
+from ledger.engine import Engine
 from ledger.storage import backup as backup_file
 from ledger.storage import directory as data_directory
 from ledger.storage.erasure import Erasure, erase
@@ -421,6 +424,115 @@ def test_leaves_for_every_block_are_those_that_state_roots_were_made_of(director
     assert roots(directory) == before
     done(directory, BERTA)
     assert roots(directory) == before
+
+
+Row = dict[str, Any]
+
+
+class Served:
+    """An engine on a data directory, which makes state roots and names them in headers."""
+
+    def __init__(self, path: Path) -> None:
+        config = Config(
+            recent_ids=1024, write_ahead_bytes=0, disk_reserve_bytes=0, seal_interval_ms=10
+        )
+        self.store = LmdbStore(path, config)
+        self.engine = Engine(self.store, config)
+        self.engine.start()
+        self.serial = time.time_ns()
+
+    def post(self, kind: str, *rows: Row, metadata: dict[int, bytes] | None = None) -> None:
+        dtype = {"accounts": "ACCOUNT", "transfers": "TRANSFER", "settings": "ACCOUNT_SETTINGS"}
+        events = layout.record_array(layout.DTYPES[dtype[kind]], list(rows))
+        reply = self.engine.submit(kind, events, metadata=metadata).result(10)
+        assert set(reply.results["status"]) == {layout.CREATED}
+
+    def move(self, debit: int, credit: int, amount: int) -> None:
+        self.serial += 1
+        row = {"id": self.serial, "debit_account_id": debit, "credit_account_id": credit}
+        self.post("transfers", row | {"amount": amount, "ledger": 1, "code": 1})
+
+    def named_root(self, others: int) -> int:
+        """Make a state root; return its block when a header names it."""
+        block = self.engine.request_state_root().result(10)
+        for _ in range(1000):
+            with self.engine.reader() as (reader, last):
+                states = [reader.block(number).state for number in range(block + 1, last + 1)]
+                if any(state is not None and state[0] == block for state in states):
+                    return block
+            self.move(others, others + 1, 1)
+            time.sleep(0.005)
+        raise AssertionError("no header names the root")
+
+    def close(self) -> None:
+        self.engine.stop()
+        self.store.close()
+
+
+Kept = tuple[list[Any], dict[tuple[int, int, int], bytes]]
+
+
+def kept_roots(path: Path) -> Kept:
+    """Return every root of the archive, and the hash of each of its tiles' leaves: each leaf made
+    of what the archive has, and the tiles compared with those of the root."""
+    tiles = {}
+    with opened(path) as bank:
+        kept = bank.store.roots
+        for block, *_ in kept.blocks():
+            for place, group in enumerate(kept.groups(block)):
+                sums = kept.tile_sums(block, place)
+                for tile in range(group.tile_count):
+                    rows = kept.tile(block, place, tile)
+                    leaves = _merkle.account_leaves(np.ascontiguousarray(rows["message"]))
+                    erased = rows["flags"] & 1 != 0
+                    leaves[erased] = rows["message"][erased][:, :32]
+                    root = _merkle.tree_root(leaves, "tile")
+                    assert root == sums[tile][:32].tobytes()
+                    tiles[block, place, tile] = root
+        return kept.blocks(), tiles
+
+
+def test_every_kept_root_can_be_opened_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    data_directory.create(path)
+    served = Served(path)
+    accounts = [{"id": 1000 + n, "ledger": 1, "code": 1 + n // 300} for n in range(600)]
+    served.post("accounts", *accounts, metadata={4: b'{"name":"four"}'})
+    served.post("accounts", {"id": ANNA, "ledger": 1, "code": 1, **ANNAS_DATA})
+    for step in range(4):
+        served.move(1000 + step, ANNA, 10)
+        served.move(1100, 1200, 1)
+        if step != 2:
+            served.named_root(1300)
+    served.move(ANNA, 1500, 40)
+    served.post("settings", {"id": 5, "account_id": ANNA, "flags": BLOCKED})
+    served.named_root(1300)
+    served.move(1300, 1400, 1)
+    served.named_root(1300)
+    served.close()
+    before, needles = kept_roots(path), annas_secrets(path)
+    assert len(before[0]) == 5
+    done(path, ANNA)
+    assert kept_roots(path) == before
+    assert found_in(path, needles) == []
+    verdict = verify(path, CONFIG)
+    assert verdict.clean, verdict.differences
+    shutil.rmtree(path / "roots")
+    assert kept_roots(path) == before
+    # The server goes on, names roots in which the erased account is, and another one goes.
+    served = Served(path)
+    served.post("accounts", {"id": ANNA, "ledger": 1, "code": 1})
+    served.move(1500, 1501, 1)
+    served.named_root(1300)
+    served.post("settings", {"id": 6, "account_id": 1599, "flags": BLOCKED})
+    served.named_root(1300)
+    served.close()
+    later = kept_roots(path)
+    assert later[0][:5] == before[0]
+    done(path, 1599)
+    assert kept_roots(path) == later
+    verdict = verify(path, CONFIG)
+    assert verdict.clean, verdict.differences
 
 
 def test_the_id_can_be_opened_again_as_a_new_account(directory: Path) -> None:
