@@ -266,7 +266,12 @@ class Bundle:
 
         Raises RequestRefused("proof_too_large") beyond what verifiers read.
         """
-        whole = {use.block for uses in self._uses for use in uses if _is_whole(use)}
+        whole = {
+            use.block
+            for uses in self._uses
+            for use in uses
+            if isinstance(use, _StateUse) and use.group is None
+        }
         intervals: dict[int, int] = {}
         blocks: dict[int, tuple[int, int]] = {}
         states: dict[tuple[int, int | None], tuple[int, int]] = {}
@@ -352,6 +357,3 @@ class Bundle:
             state["path"] = b64(self._states.group_path(block, group))
         return state
 
-
-def _is_whole(use: _BlockUse | _StateUse | int) -> bool:
-    return isinstance(use, _StateUse) and use.group is None

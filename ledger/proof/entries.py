@@ -87,7 +87,8 @@ class Entry:
         """T, the entry's leaf."""
         sides = (side.digest if side else bytes(32) for side in (self.debit, self.credit))
         ext = self.ext.digest if self.ext else bytes(32)
-        return keyed_hash(KEYS[KIND_NAMES[self.kind]], self.record + b"".join(sides) + ext)
+        leaf: bytes = keyed_hash(KEYS[KIND_NAMES[self.kind]], self.record + b"".join(sides) + ext)
+        return leaf
 
     def side_of(self, account_id: int) -> int:
         """Return which side an account has in the entry: DEBIT, CREDIT or OWN."""
@@ -108,7 +109,7 @@ def read_entry(reader: Reader, position: int, row: np.ndarray) -> Entry:
     """
     view = reader.block(position >> layout.INDEX_BITS)
     index = position & INDEX_MASK
-    private = view.private.entry(index)
+    private = view.private().entry(index)
     if private.leaf is not None:
         raise RequestRefused(
             "entry_erased", f"the entry {view.first_entry + index} was erased with its account"

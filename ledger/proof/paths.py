@@ -99,13 +99,10 @@ class Paths:
         view = reader.block(number)
         entries = view.entries(start, stop)
         self._fill(entries)
-        private = view.private
-        first = number << layout.INDEX_BITS
-        indexes = private.metadata_indexes
-        indexes = indexes[(indexes >= start) & (indexes < stop)].tolist()
-        metadata = [reader.metadata(first + index) or b"" for index in indexes]
-        ext = private.ext_digests(metadata, start, stop)
-        leaves: np.ndarray = block_leaves(entries, private, ext, first=start)
+        private = view.private().part(start, stop)
+        first = layout.position(number, start)
+        metadata = [reader.metadata(first + i) for i in private.metadata_indexes.tolist()]
+        leaves: np.ndarray = block_leaves(entries, private, private.ext_digests(metadata))
         return leaves
 
     def in_interval(

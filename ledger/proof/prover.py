@@ -8,8 +8,8 @@ it needs and nothing of anybody else. What no checkpoint covers yet is not prova
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -106,14 +106,23 @@ class Proven:
     full_state_block: int | None = None
 
 
-class Prover:
-    """Proofs under the checkpoint that was the newest when this was made; for one request."""
+@contextmanager
+def proving(sources: Sources) -> Iterator[Prover]:
+    """Give a Prover under the newest published checkpoint; raise Unavailable("not_provable_yet")
+    before there is one."""
+    # The checkpoint first: it covers durable blocks only, so the reader has all of them.
+    note = sources.log.checkpoint()
+    if note is None:
+        raise Unavailable("not_provable_yet", "no checkpoint was published yet")
+    with sources.reader() as (reader, _):
+        yield Prover(sources, reader, note)
 
-    def __init__(self, sources: Sources, reader: Reader) -> None:
-        """Raises Unavailable("not_provable_yet") before there is a checkpoint."""
-        note = sources.log.checkpoint()
-        if note is None:
-            raise Unavailable("not_provable_yet", "no checkpoint was published yet")
+
+class Prover:
+    """Proofs under one published checkpoint; for one request. ``proving`` makes it."""
+
+    def __init__(self, sources: Sources, reader: Reader, note: str) -> None:
+        """``note`` must have been published when ``reader`` was not made yet."""
         self._sources = sources
         self._reader = reader
         self._bundle = Bundle(
