@@ -29,7 +29,7 @@ import asyncio
 import random
 import ssl as tls
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
@@ -40,6 +40,7 @@ import numpy as np
 
 from ledger import layout
 from ledger._codec import CONTENT_TYPES, SCHEMAS, decode_results_binary
+from ledger.client_proofs import ProofClient
 from ledger.errors import LedgerError
 
 Records: TypeAlias = "np.ndarray[Any, np.dtype[np.void]]"
@@ -336,6 +337,11 @@ class Client:
             await self._session.close()
             self._session = None
 
+    @property
+    def proofs(self) -> ProofClient:
+        """Proofs for auditors, as files for ``verify.py``."""
+        return ProofClient(self._call, self._download)
+
     # Writes -----------------------------------------------------------------------------------
 
     @overload
@@ -569,6 +575,36 @@ class Client:
             async for line in response.content:
                 if line.strip():
                     yield msgspec.json.decode(line, type=ChangeEvent, strict=False)
+
+    async def _download(
+        self, path: str, params: Mapping[str, str], take: Callable[[bytes], object]
+    ) -> int:
+        """Give an answer to ``take`` as it comes; return its size. Nothing is repeated once it has
+        begun.
+        """
+        deadline, pause = _now() + self.give_up_after_s, 0.0
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=self.give_up_after_s)
+        while True:
+            size = 0
+            try:
+                async with self._connected.get(
+                    self.url + path, params=params, timeout=timeout
+                ) as response:
+                    if response.status != 200:
+                        wait = response.headers.get("Retry-After")
+                        body = await response.read()
+                        raise _error(response.status, body, write=False, after=wait)
+                    async for piece in response.content.iter_any():
+                        take(piece)
+                        size += len(piece)
+                    return size
+            except NotTaken:
+                pause = min(2.0, 2 * pause or 0.25)
+                if _now() + pause > deadline:
+                    raise
+                await asyncio.sleep(pause)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unreachable(f"{self.url}: {error or type(error).__name__}") from error
 
     async def _write(
         self, kind: str, events: Any, dry_run: bool, explain: bool, exists: Exists | None

@@ -16,6 +16,7 @@ from ledger.config import Config
 
 if TYPE_CHECKING:
     from ledger.api.keys import KeyRing
+    from ledger.api.proofs import Proofs
     from ledger.api.reads import Reads
     from ledger.engine import Engine
     from ledger.proof.publisher import Publisher
@@ -43,6 +44,7 @@ class Context:
     config: Config
     keys: KeyRing | None
     reads: Reads
+    proofs: Proofs
     declared: Declared
     limits: Limits
     metrics: Metrics

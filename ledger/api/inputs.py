@@ -156,6 +156,27 @@ def identifier(request: web.Request, name: str) -> int | None:
     return found
 
 
+def identifier_list(request: web.Request, name: str, *, most: int) -> list[int]:
+    """Return a parameter that is ids with commas between them, each once."""
+    found: dict[int, None] = {}
+    for text in request.query.get(name, "").split(","):
+        try:
+            found.setdefault(parse_id(text))
+        except ValueError as error:
+            raise Problem("invalid_parameter", f"{name} {error}") from None
+    if len(found) > most:
+        raise Problem("invalid_parameter", f"{name} has {len(found)} ids; at most {most}")
+    return list(found)
+
+
+def words(request: web.Request, name: str, values: tuple[str, ...]) -> frozenset[str]:
+    """Return a parameter that is some of a few words, with commas between them."""
+    given = frozenset(filter(None, request.query.get(name, "").split(",")))
+    if not given <= set(values):
+        raise Problem("invalid_parameter", f"{name} must be some of {', '.join(values)}")
+    return given
+
+
 def path_id(request: web.Request) -> int:
     """Return the id in the path; raise invalid_id."""
     try:

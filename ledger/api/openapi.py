@@ -7,6 +7,7 @@ from typing import Any, Final
 from ledger import layout
 from ledger.api.keys import SCOPES
 from ledger.api.problems import CONTENT_TYPE
+from ledger.api.proof_schemas import PROOF_COMPONENTS
 from ledger.api.routes import Parameter, Route
 from ledger.api.schemas import COMPONENTS, POSITION, ref
 
@@ -24,7 +25,8 @@ _TITLES: Final = {
     401: "No valid API key",
     403: "The API key lacks the scope",
     404: "Not there",
-    409: "The ledger has not got that far",
+    409: "The ledger has not got that far, or cannot answer that",
+    410: "Erased",
     413: "Too large",
     415: "Not a media type of this route",
     422: "The only event was refused (Prefer: handling=strict)",
@@ -54,7 +56,7 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": COMPONENTS,
+            "schemas": COMPONENTS | PROOF_COMPONENTS,
             "securitySchemes": {
                 "key": {
                     "type": "http",

@@ -202,6 +202,20 @@ _KINDS: Final = (
         "The cursor was made up, damaged, or belongs to a list with other filters.",
         "Take next from the page before, with the same filters; or start again without a cursor.",
     ),
+    ProblemKind(
+        "invalid_checkpoint",
+        400,
+        "This is no checkpoint of this log",
+        "The body is no signed checkpoint, or one of another log.",
+        "Send the checkpoint as the log served it.",
+    ),
+    ProblemKind(
+        "invalid_sample",
+        400,
+        "This sample cannot be drawn",
+        "The count is 0 or more than the entries there are, or the witness did not cosign.",
+        "The detail says what can be.",
+    ),
     # Who asks
     ProblemKind(
         "key_missing",
@@ -290,7 +304,52 @@ _KINDS: Final = (
         "The only event of the request was refused, and the request said Prefer: handling=strict.",
         "status and status_code name the rule; docs/records.md lists them.",
     ),
+    ProblemKind(
+        "no_state_root",
+        409,
+        "No state root was kept there",
+        "Balances, statements and totals are proven at kept state roots, and none is old or late "
+        "enough.",
+        "GET /v1/state-roots lists them; POST /v1/state-roots makes one now.",
+    ),
+    ProblemKind(
+        "checkpoint_ahead",
+        409,
+        "The log has not got that far",
+        "The size is beyond the newest published checkpoint of this log.",
+        "If this log signed that checkpoint, keep it: it shows that the log was cut.",
+    ),
+    ProblemKind(
+        "proof_too_large",
+        409,
+        "The proof would be too large",
+        "It would have more entries or bytes than verifiers read, or than a zip holds.",
+        "Ask for a shorter period or fewer accounts.",
+    ),
+    ProblemKind(
+        "account_erased",
+        410,
+        "The account was erased",
+        "Of the account only hashes are left, so that nothing of it can be shown.",
+        "Nothing can: proofs of everybody else go on working.",
+    ),
+    ProblemKind(
+        "entry_erased",
+        410,
+        "The entry was erased",
+        "The entry was erased with its account; only its hash is left.",
+        "Nothing can: proofs of everybody else go on working.",
+    ),
     # Not now
+    ProblemKind(
+        "not_provable_yet",
+        503,
+        "Not provable yet",
+        "No published checkpoint covers it yet, or no state root; or the server has no signing "
+        "key.",
+        "Wait as Retry-After says, or ask with a longer wait; /readyz names what is amiss.",
+        "yes",
+    ),
     ProblemKind(
         "too_many_requests",
         429,

@@ -17,7 +17,7 @@ import numpy as np
 from aiohttp import web
 
 from ledger import layout
-from ledger.api.context import CONTEXT, Context
+from ledger.api.context import CONTEXT, REQUEST_ID, Context
 from ledger.api.inputs import (
     answer,
     identifier_list,
@@ -31,6 +31,7 @@ from ledger.api.inputs import (
 from ledger.api.problems import Problem
 from ledger.errors import Unavailable
 from ledger.proof.canonical import b64
+from ledger.proof.entries import INDEX_MASK
 from ledger.proof.export import Package, package
 from ledger.proof.paths import Paths
 from ledger.proof.prover import Account, Moment, Prover, PublishedLog, Sources, proving
@@ -106,7 +107,14 @@ class Proofs:
         if not found[0]:
             raise Problem("account_not_found", f"no account has the id {account_id}")
         ledger, code = int(accounts["ledger"][0]), int(accounts["code"][0])
-        return Account(account_id, details["slot"], ledger, code, details["ordinal"])
+        return Account(
+            id=account_id,
+            slot=details["slot"],
+            ledger=ledger,
+            code=code,
+            ordinal=details["ordinal"],
+            last_position=details["last_position"],
+        )
 
     def _position(self, transfer_id: int) -> int:
         """The position of a transfer's entry, from the index of ids, compared with the journal."""
@@ -114,7 +122,7 @@ class Proofs:
         _, hits = self._engine.store.id_records(ids, _TRANSFER_IDS)
         with self._engine.reader() as (reader, limit_block):
             for position in hits["position"][~hits["resolved"]].tolist():
-                block, index = position >> layout.INDEX_BITS, position & layout.INDEX_MASK
+                block, index = position >> layout.INDEX_BITS, position & INDEX_MASK
                 if block > limit_block:
                     continue
                 entry = reader.block(block).entries(index, index + 1)[0]
@@ -320,7 +328,7 @@ async def statement(request: web.Request) -> web.StreamResponse:
 async def trial_balance(request: web.Request) -> web.StreamResponse:
     """GET /v1/trial-balance/proof"""
     proofs, at = request.app[CONTEXT].proofs, _moment(request, "at")
-    tiles = []
+    tiles: list[tuple[int, int, int]] = []
     for text in filter(None, request.query.get("tiles", "").split(",")):
         match = _TILE.fullmatch(text)
         if match is None or len(tiles) == TILES_MOST:
@@ -370,9 +378,7 @@ async def export(request: web.Request) -> web.StreamResponse:
     accounts = None
     if request.query.get("account") != "all":
         accounts = identifier_list(request, "account", most=ACCOUNTS_MOST)
-    made = await _proven(
-        request, lambda: context.proofs.export(accounts, start, end, disclose)
-    )
+    made = await _proven(request, lambda: context.proofs.export(accounts, start, end, disclose))
     try:
         name = "all" if accounts is None else "-".join(map(str, accounts[:1]))
         response = web.StreamResponse(

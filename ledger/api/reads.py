@@ -156,11 +156,25 @@ class Reads:
         self._declared = declared
         self._history = History(EngineView(engine))
 
-    @contextmanager
-    def _reader(self) -> Iterator[tuple[Any, int]]:
+    def check_ready(self) -> None:
+        """Raise Unavailable until the ledger has recovered."""
         if self._engine.history is None:
             reasons = self._engine.reasons_not_ready()
             raise Unavailable("recovering", str(reasons[0]["detail"]) if reasons else "starting")
+
+    def entries_of(
+        self, reader: Any, slot: int, start_position: int, first: int, last: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (positions, ENTRY rows) of an account's entries with these numbers, as many as
+        one read gives; ``start_position`` is that of entry ``last`` or a later one."""
+        found: tuple[np.ndarray, np.ndarray] = self._history.account_entries(
+            reader, slot, start_position, first=first, last=last
+        )
+        return found
+
+    @contextmanager
+    def _reader(self) -> Iterator[tuple[Any, int]]:
+        self.check_ready()
         with self._engine.reader() as (reader, limit_block):
             yield reader, limit_block
 

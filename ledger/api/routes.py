@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger._codec import CONTENT_TYPES
-from ledger.api import feed, lookups, metrics, outer_log, schemas, service, writes
+from ledger.api import feed, lookups, metrics, outer_log, proofs, schemas, service, writes
 from ledger.api.inputs import JSON
-from ledger.api.schemas import DECIMAL, POSITION, RFC_3339, UUID, Schema
+from ledger.api.proof_schemas import BUNDLE
+from ledger.api.schemas import DATE, DECIMAL, POSITION, RFC_3339, UUID, Schema
 
 BINARY: Final[Schema] = {"type": "string", "format": "binary"}
 NOT_NOW: Final = 503
@@ -95,6 +96,33 @@ _STATEMENT_PARAMETERS: Final = (
 )
 
 
+_MOMENT: Final[Schema] = {
+    "anyOf": [{"type": "string", "pattern": DATE}, {"type": "string", "pattern": DECIMAL}]
+}
+_WAIT: Final = Parameter(
+    "wait",
+    {"type": "integer", "minimum": 0, "maximum": proofs.WAIT_MOST_S, "default": proofs.WAIT_S},
+    "wait so many seconds for the checkpoint that covers it",
+)
+_AT: Final = Parameter(
+    "at", _MOMENT, "the newest state root at or before a business date or block; by default of all"
+)
+_PERIOD: Final = (
+    Parameter("from", _MOMENT, "business date or block, inclusive; by default from the opening"),
+    Parameter("to", _MOMENT, "business date or block, inclusive; by default the newest state root"),
+    Parameter(
+        "disclose",
+        {"type": "string"},
+        "counterparties, metadata: what is shown and not only its hash; commas between",
+    ),
+)
+_HIDE: Final = Parameter(
+    "hide",
+    {"type": "string"},
+    "debit, credit, metadata: what is only a hash; commas between",
+)
+
+
 def _one_or_many(component: str) -> Schema:
     event = schemas.ref(component)
     return {"anyOf": [event, schemas.array(event, minItems=1, maxItems=8190)]}
@@ -167,6 +195,33 @@ def _ask(name: str, path: str, handler: Any, asked: str, answer: Schema, summary
         {JSON: schemas.ref(asked)},
         {200: {JSON: answer}},
         (*_BAD_READ, 413, 415),
+    )
+
+
+def _proof(
+    name: str,
+    path: str,
+    handler: Any,
+    summary: str,
+    parameters: tuple[Parameter, ...],
+    *,
+    scope: str = "audit",
+    problems: tuple[int, ...] = (),
+    answers: dict[str, Schema] | None = None,
+    body: dict[str, Schema] | None = None,
+) -> Route:
+    path_parameters = (_PATH_ID,) if "{id}" in path else ()
+    return Route(
+        name,
+        "GET" if body is None else "POST",
+        path,
+        handler,
+        summary,
+        frozenset((scope,)),
+        (*path_parameters, *parameters, _WAIT, _MIN_POSITION),
+        body or {},
+        {200: answers or {JSON: BUNDLE}},
+        (*_BAD_READ, *problems, *((413, 415) if body else ())),
     )
 
 
@@ -313,6 +368,116 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
             {},
             {200: {feed.CONTENT_TYPE: schemas.ref("ChangeEvent")}},
             _BAD_READ,
+        ),
+        _proof(
+            "prove_transfer",
+            "/v1/transfers/{id}/proof",
+            proofs.transfer,
+            "A bundle: the transfer is in the journal",
+            (_HIDE,),
+            scope="read",
+            problems=(404, 410),
+        ),
+        _proof(
+            "prove_account",
+            "/v1/accounts/{id}/proof",
+            proofs.account,
+            "A bundle: the account had these balances at a state root",
+            (_AT,),
+            scope="read",
+            problems=(404, 410),
+        ),
+        _proof(
+            "prove_statement",
+            "/v1/accounts/{id}/statement-proof",
+            proofs.statement,
+            "A bundle: these are all entries of the account between two state roots, rounded"
+            " outwards",
+            _PERIOD,
+            scope="read",
+            problems=(404, 410),
+        ),
+        _proof(
+            "prove_trial_balance",
+            "/v1/trial-balance/proof",
+            proofs.trial_balance,
+            "A bundle: the sums of each ledger and code at a state root",
+            (
+                _AT,
+                Parameter(
+                    "tiles",
+                    {"type": "string"},
+                    "256 accounts each to open, as ledger:code:tile; commas between",
+                ),
+            ),
+        ),
+        _proof(
+            "prove_consistency",
+            "/v1/consistency-proof",
+            proofs.consistency,
+            "The path from an older size of the log to the newest checkpoint",
+            (Parameter("from", _WHOLE, "the older size"),),
+            scope="read",
+            answers={JSON: schemas.ref("ConsistencyProof")},
+        ),
+        _proof(
+            "prove_consistency_with",
+            "/v1/consistency-proof",
+            proofs.consistency_bundle,
+            "A bundle: the log grew from the checkpoint that is the body",
+            (),
+            scope="read",
+            body={proofs.NOTE_TYPE: {"type": "string"}},
+        ),
+        _proof(
+            "sample_entries",
+            "/v1/audit/sample",
+            proofs.sample,
+            "A bundle: entries drawn from all, by a seed or a witness's cosignature",
+            (
+                Parameter("count", _WHOLE, "how many"),
+                Parameter("seed", {"type": "string"}, "any text; or else a witness"),
+                Parameter("witness", {"type": "string"}, "name of a witness that cosigned"),
+                _HIDE,
+            ),
+        ),
+        _proof(
+            "export_package",
+            "/v1/audit/export",
+            proofs.export,
+            "A zip for an auditor: statements of accounts, or the trial balance and all accounts",
+            (
+                Parameter(
+                    "account", {"type": "string"}, "ids with commas between, or the word all"
+                ),
+                *_PERIOD,
+            ),
+            problems=(404, 410),
+            answers={proofs.ZIP_TYPE: BINARY},
+        ),
+        Route(
+            "list_state_roots",
+            "GET",
+            "/v1/state-roots",
+            proofs.state_roots,
+            "The kept state roots, at which balances and statements can be proven",
+            frozenset(("audit",)),
+            (),
+            {},
+            {200: {JSON: schemas.ref("StateRoots")}},
+            (401, 403, 429, 503),
+        ),
+        Route(
+            "make_state_root",
+            "POST",
+            "/v1/state-roots",
+            proofs.make_state_root,
+            "Make a state root now, and keep it",
+            frozenset(("admin",)),
+            (),
+            {},
+            {200: {JSON: schemas.ref("MadeStateRoot")}},
+            (401, 403, 429, 503),
         ),
         _service(
             "get_checkpoint",

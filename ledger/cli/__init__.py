@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "get": "remote",
     "statement": "remote",
     "trial-balance": "remote",
+    "audit": "audit",
     "demo": "demo",
     "bench": "bench",
 }

@@ -356,4 +356,3 @@ class Bundle:
             state["group"] = b64(groups[group].fields)
             state["path"] = b64(self._states.group_path(block, group))
         return state
-

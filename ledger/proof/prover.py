@@ -29,6 +29,7 @@ SAMPLE_MAX: Final = 100_000
 WALK_ENTRIES: Final = 8000
 """Entries that one call of the walk reads."""
 _ADMINISTRATION: Final = layout.ENTRY_KINDS["administration"][0]
+_BUSINESS_DATE: Final = layout.ADMINISTRATIONS["business_date"][0]
 _SAMPLE: Final = b"sanyuan sample v1\n"
 _TWO_64: Final = 1 << 64
 
@@ -49,6 +50,8 @@ class Account:
     ledger: int
     code: int
     ordinal: int
+    last_position: int
+    """Position of its newest entry, which must be durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +262,11 @@ class Prover:
         """Whether a root's business date began with the very last entry of its block."""
         view = self._reader.block(root.block)
         before = self._reader.block(root.block - 1).business_date if root.block else 0
+        if before >= root.business_date:
+            return False
         last = view.entries(view.entry_count - 1, view.entry_count)[0]
-        return bool(before < root.business_date and last["kind"] == _ADMINISTRATION)
+        moved = last["kind"] == _ADMINISTRATION and last["record"]["code"] == _BUSINESS_DATE
+        return bool(moved)
 
     def _root_after(self, moment: Moment | None) -> KeptRoot:
         """The oldest provable root that all entries up to a moment are before."""
@@ -372,7 +378,7 @@ class Prover:
             positions, rows = self._sources.entries(
                 self._reader,
                 account.slot,
-                closing.last_position,
+                account.last_position,
                 number,
                 min(closing.entry_count, number + WALK_ENTRIES) - 1,
             )

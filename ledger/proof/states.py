@@ -70,8 +70,6 @@ class AccountState:
     sums: bytes
     sum_path: bytes
     entry_count: int
-    last_position: int
-    """Position of its last entry in the state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,6 @@ class States:
             sums,
             sum_path,
             int(message["entry_count"]),
-            int(row["last_position"]),
         )
 
     def tile(self, block: int, place: int, tile: int) -> TileState:

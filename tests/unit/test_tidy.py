@@ -102,8 +102,8 @@ ROOMS = [
         {"lmdb", "random"},
     ),
     Room(
-        "client.py",
-        FRAME | {"ledger._codec", "ledger._canonical"},
+        "client*.py",
+        FRAME | {"ledger._codec", "ledger._canonical", "ledger.client_proofs"},
         {"numpy", "aiohttp", "msgspec"},
         {"lmdb"},
     ),
