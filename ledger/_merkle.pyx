@@ -551,14 +551,14 @@ def block_leaves(entries, seed, ext=None):
     return leaves
 
 
-def block_salts(seed, size_t count):
-    """Return the salts of a block's entries, an ``(n, 64)`` array: debit (or own) 16, credit 16
-    (an opening's state salt), ext 32."""
+def block_salts(seed, size_t count, uint32_t first=0):
+    """Return the salts of ``count`` entries of a block from index ``first`` on, an ``(n, 64)``
+    array: debit (or own) 16, credit 16 (an opening's state salt), ext 32."""
     cdef const uint8_t[::1] key = _sized(seed, 32, "a seed")
     # The kernel may write whole lanes beyond the last entry.
     salts = np.empty((count + LANES_MAX, 64), np.uint8)
     cdef uint8_t[:, ::1] out = salts
-    merkle_salts(&key[0], 0, count, &out[0, 0])
+    merkle_salts(&key[0], first, count, &out[0, 0])
     return salts[:count]
 
 

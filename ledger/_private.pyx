@@ -84,6 +84,28 @@ class Private:
         ext = whole[self.metadata_indexes.astype(np.int64), 32:]
         return whole[:, :32].copy(), ext.copy(), np.zeros(0, layout.BARE)
 
+    def part(self, start, stop):
+        """Return a Private of the entries ``start`` to ``stop`` as if there were no others, in the
+        form without a seed; ``bare`` may be empty. It is for hashing, not for storing."""
+        part = Private.__new__(Private)
+        part.entry_count = stop - start
+        part.seed = None
+        first, past = np.searchsorted(self.metadata_indexes, [start, stop])
+        indexes = self.metadata_indexes[first:past] - np.uint32(start)
+        part.metadata_indexes = indexes
+        if self.seed is not None:
+            salts = _merkle.block_salts(self.seed, stop - start, start)
+            part.salts = np.ascontiguousarray(salts[:, :32])
+            part.ext_salts = salts[indexes.astype(np.int64), 32:]
+            part.bare = np.zeros(0, layout.BARE)
+            return part
+        part.salts = self.salts[start:stop]
+        part.ext_salts = self.ext_salts[first:past]
+        first, past = np.searchsorted(self.bare["index"], [start, stop])
+        part.bare = self.bare[first:past].copy()
+        part.bare["index"] -= np.uint32(start)
+        return part
+
     def side_salts(self, index):
         """Return the 32 bytes of entry ``index``: debit (or own) salt 16, credit (an opening's
         state) salt 16; zeros where one was erased."""

@@ -130,7 +130,7 @@ def bank():
     one.do("move_business_date", [{"id": 22, "date": 20260331}])
     many = np.zeros(700, layout.TRANSFER)
     many["id"]["lo"] = np.arange(1000, 1700)
-    many["debit_account_id"]["lo"], many["credit_account_id"]["lo"] = 2, 3
+    many["debit_account_id"]["lo"], many["credit_account_id"]["lo"] = 1, 3
     many["amount"]["lo"], many["ledger"], many["code"] = 1, 156, 1
     texts = {i: b'{"n":"%d"}' % i for i in (0, 255, 256, 699)}
     assert set(one.do("create_transfers", many, metadata=texts)) == {created}
