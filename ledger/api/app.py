@@ -21,6 +21,7 @@ from ledger.api.declared import Declared
 from ledger.api.inputs import answer, too_many
 from ledger.api.metrics import Metrics
 from ledger.api.problems import CONTENT_TYPE, Problem, from_exception
+from ledger.api.proofs import Proofs
 from ledger.api.reads import Reads
 from ledger.api.routes import Route, table
 from ledger.config import Config
@@ -68,11 +69,13 @@ def build_app(
     """
     app = web.Application(middlewares=[_around], client_max_size=config.body_bytes)
     declared = Declared(engine)
+    reads = Reads(engine, declared)
     app[CONTEXT] = Context(
         engine=engine,
         config=config,
         keys=keys,
-        reads=Reads(engine, declared),
+        reads=reads,
+        proofs=Proofs(engine, reads, publisher),
         declared=declared,
         limits=limits or Limits(),
         metrics=Metrics(),

@@ -34,12 +34,13 @@ from ledger.proof.canonical import b64
 from ledger.proof.entries import INDEX_MASK
 from ledger.proof.export import Package, package
 from ledger.proof.paths import Paths
-from ledger.proof.prover import Account, Moment, Prover, PublishedLog, Sources, proving
+from ledger.proof.prover import Account, Moment, Prover, Sources, proving
 from ledger.proof.states import States
 
 if TYPE_CHECKING:
     from ledger.api.reads import Reads
     from ledger.engine import Engine
+    from ledger.proof.publisher import Publisher
 
 T = TypeVar("T")
 
@@ -64,15 +65,12 @@ _TRANSFER_IDS: Final = layout.NAMESPACES["transfer"][0]
 class Proofs:
     """The proofs of one engine. Everything here may wait for the disk: for reading threads."""
 
-    def __init__(
-        self, engine: Engine, reads: Reads, log: PublishedLog | None, policy: bytes | None = None
-    ) -> None:
-        """``log`` None: there is no signing key, so nothing can be proven. ``policy`` goes into
-        packages as a copy."""
+    def __init__(self, engine: Engine, reads: Reads, publisher: Publisher | None) -> None:
+        """``publisher`` None: there is no signing key, so nothing can be proven."""
         self._engine = engine
         self._reads = reads
-        self._log = log
-        self._policy = policy
+        self._publisher = publisher
+        self._log = None if publisher is None else publisher.log
         self._made: Sources | None = None
 
     @property
@@ -228,9 +226,12 @@ class Proofs:
             proven,
             log=sources.log,
             states=sources.states,
-            policy=self._policy,
+            policy=self._policy(),
             counterparty=counterparty,
         )
+
+    def _policy(self) -> bytes | None:
+        return None if self._publisher is None else self._publisher.policy_copy()
 
     def state_roots(self) -> bytes:
         """Return the JSON of the kept state roots, oldest first."""

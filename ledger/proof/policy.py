@@ -101,6 +101,21 @@ class Policy:
     groups: tuple[Group, ...]
     quorum: str
 
+    def __bytes__(self) -> bytes:
+        """Return a policy file that says the same; its comments but those of ranges are gone."""
+        lines = []
+        for log in self.logs:
+            lines.append(" ".join(filter(None, ("log", str(log.key), log.url))))
+            if log.first_size or log.last_size is not None:
+                last = "-" if log.last_size is None else log.last_size
+                lines.append(f"# {RANGE} {log.key.name}+{log.key.hex_id} {log.first_size} {last}")
+        for one in self.witnesses:
+            lines.append(" ".join(filter(None, ("witness", one.name, str(one.key), one.url))))
+        for group in self.groups:
+            lines.append(f"group {group.name} {group.threshold} {' '.join(group.members)}")
+        lines.append(f"quorum {self.quorum}\n")
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
+
     def logs_of(self, origin: str) -> tuple[Log, ...]:
         """Return the keys of a log, which all have its origin as their name."""
         return tuple(log for log in self.logs if log.key.name == origin)

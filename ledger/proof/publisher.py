@@ -41,6 +41,7 @@ from ledger.proof.signing import (
     LogForked,
     Signer,
     last_signed,
+    read_policy,
     read_verifier,
 )
 
@@ -240,6 +241,14 @@ class Publisher:
     def cpu_s(self) -> float:
         """Processor time of the log's thread so far."""
         return self._cpu_s
+
+    def policy_copy(self) -> bytes | None:
+        """Return the policy by which checkpoints are published, or one of the log's keys alone;
+        None when that cannot be read."""
+        try:
+            return bytes(self._policy or read_policy(self._key))
+        except LedgerError:
+            return None
 
     def warnings(self) -> list[tuple[str, str]]:
         """Return what an operator should know, as codes and sentences; posting goes on."""
