@@ -123,8 +123,7 @@ class ProofClient:
         answer = await self._call(
             "POST",
             "/v1/consistency-proof",
-            body=old_note.encode(),
-            headers={"Content-Type": "text/plain"},
+            body=msgspec.json.encode({"checkpoint": old_note}),
             write=False,
         )
         return answer.body

@@ -130,6 +130,9 @@ PROOF_COMPONENTS: Final[dict[str, Schema]] = {
         doc="Proofs under one signed checkpoint, in canonical JSON: docs/proofs.md. Check them"
         " with verify.py, not with the server.",
     ),
+    "OldCheckpoint": closed(
+        {"checkpoint": _TEXT}, doc="An older checkpoint of this log, the signed note."
+    ),
     "ConsistencyProof": closed({"size": _PLACE, "path": _B64}),
     "StateRoots": closed(
         {

@@ -20,6 +20,7 @@ from ledger import layout
 from ledger.api.context import CONTEXT, REQUEST_ID, Context
 from ledger.api.inputs import (
     answer,
+    content_kind,
     identifier_list,
     path_id,
     reach,
@@ -53,7 +54,6 @@ LOOK_S: Final = 0.02
 ACCOUNTS_MOST: Final = 100
 """Accounts that one export has statements of."""
 TILES_MOST: Final = 16
-NOTE_TYPE: Final = "text/plain"
 ZIP_TYPE: Final = "application/zip"
 _DATE: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _TILE: Final = re.compile(r"(\d{1,10}):(\d{1,5}):(\d{1,10})", re.ASCII)
@@ -298,6 +298,10 @@ def _moment(request: web.Request, name: str) -> Moment | None:
     raise Problem("invalid_parameter", f"{name} must be a date, YYYY-MM-DD, or a block's number")
 
 
+class _Checkpoint(msgspec.Struct, forbid_unknown_fields=True):
+    checkpoint: str
+
+
 _HIDE: Final = ("debit", "credit", "metadata")
 _DISCLOSE: Final = ("counterparties", "metadata")
 
@@ -351,12 +355,13 @@ async def consistency(request: web.Request) -> web.StreamResponse:
 async def consistency_bundle(request: web.Request) -> web.StreamResponse:
     """POST /v1/consistency-proof"""
     proofs = request.app[CONTEXT].proofs
-    if request.content_type != NOTE_TYPE or "Content-Type" not in request.headers:
-        raise Problem("unsupported_media_type", f"Content-Type must be {NOTE_TYPE}")
+    content_kind(request)
     try:
-        note = (await read_body(request)).decode()
-    except UnicodeDecodeError:
-        raise Problem("invalid_checkpoint", "the checkpoint is not UTF-8") from None
+        note = msgspec.json.decode(await read_body(request), type=_Checkpoint).checkpoint
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Problem(
+            "invalid_checkpoint", "the body must be an object with a checkpoint, the signed note"
+        ) from None
     return answer(await _proven(request, lambda: proofs.consistency_bundle(note)))
 
 

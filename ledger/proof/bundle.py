@@ -120,6 +120,10 @@ class Bundle:
     def add_entry(self, entry: Entry, hide: frozenset[str] = frozenset()) -> int:
         """Add an ``entry``; ``hide``: debit, credit, metadata, which are then hashes. Return its
         place."""
+        debit = side_item(entry.debit, opened="debit" not in hide)
+        credit = side_item(entry.credit, opened="credit" not in hide)
+        # The released amount is hashed into the sides: without an open one nothing confirms it.
+        released = entry.released if any(isinstance(s, dict) for s in (debit, credit)) else 0
         leaf, path = self._paths.in_block(self._reader, entry.position)
         if leaf != entry.leaf:
             raise DataDamaged(f"the parts of the entry at position {entry.position} are not those")
@@ -129,9 +133,9 @@ class Bundle:
                 "index": entry.index,
                 "kind": entry.kind,
                 "record": b64(entry.record),
-                "released": str(entry.released),
-                "debit": side_item(entry.debit, opened="debit" not in hide),
-                "credit": side_item(entry.credit, opened="credit" not in hide),
+                "released": str(released),
+                "debit": debit,
+                "credit": credit,
                 "ext": ext_item(entry.ext, opened="metadata" not in hide),
                 "path": b64(path),
             },

@@ -183,9 +183,7 @@ class LmdbStore:
         return self._resolver.resolve_ids(core, ids, in_flight, namespace)
 
     def id_records(self, ids: np.ndarray, namespace: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the index of ids has of these ids: CANDIDATE rows, and HIT rows that name
-        them; for ``verify``.
-        """
+        """See ``store.Store``."""
         assert self._ids is not None
         candidates = self._ids.candidates_of(ids, namespace)
         return candidates, self._ids.lookup(candidates)

@@ -210,6 +210,11 @@ class MemoryStore:
         """See ``store.Store``."""
         return self._resolver.resolve_ids(core, ids, in_flight, namespace)
 
+    def id_records(self, ids: np.ndarray, namespace: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ``store.Store``."""
+        candidates = self._ids.candidates_of(ids, namespace)
+        return candidates, self._ids.lookup(candidates)
+
     def used_timestamps(self, timestamps: np.ndarray, in_flight: Mapping[int, Block]) -> list[int]:
         """See ``store.Store``."""
         return self._resolver.used_timestamps(timestamps, in_flight)

@@ -195,6 +195,11 @@ class Store(Protocol):
         """Return RESOLVED rows for those of the ids (a U128 array) that exist; engine thread."""
         ...
 
+    def id_records(self, ids: np.ndarray, namespace: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the index of ids has of these ids: CANDIDATE rows, and HIT rows that name
+        them, which are to be compared with the journal; any thread."""
+        ...
+
     def used_timestamps(self, timestamps: np.ndarray, in_flight: Mapping[int, Block]) -> list[int]:
         """Return those of the timestamps that a transfer or expiry has, for
         ``Core.load_used_timestamps``; engine thread."""

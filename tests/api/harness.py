@@ -61,6 +61,7 @@ class Answer:
 
 def operation_of(method: str, path: str) -> tuple[str, dict[str, Any]] | None:
     """The route's name and its operation in the document, or None where there is none."""
+    path = path.partition("?")[0]
     for route in ROUTES:
         wanted, given = route.path.split("/"), path.split("/")
         if wanted[-1] == "{path}" and len(given) > len(wanted):
@@ -249,6 +250,11 @@ def publisher_of(engine: Engine, directory: Path) -> Publisher:
     return publisher
 
 
+OLD_CHECKPOINT = (
+    "bank.example/ledger\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n"
+    f"\u2014 bank.example/ledger {'A' * 88}AAA=\n"
+)
+"""An empty log's; the server leaves it to the verifier to look at the signature."""
 EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "create_accounts": ("POST", "/v1/accounts", {"id": "90", "ledger": 156, "code": 10}),
     "create_transfers": (
@@ -275,6 +281,16 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "get_transfer": ("GET", "/v1/transfers/90", None),
     "get_trial_balance": ("GET", "/v1/trial-balance", None),
     "follow_events": ("GET", "/v1/events", None),
+    "make_state_root": ("POST", "/v1/state-roots", None),
+    "list_state_roots": ("GET", "/v1/state-roots", None),
+    "prove_transfer": ("GET", "/v1/transfers/90/proof", None),
+    "prove_account": ("GET", "/v1/accounts/1/proof", None),
+    "prove_statement": ("GET", "/v1/accounts/1/statement-proof", None),
+    "prove_trial_balance": ("GET", "/v1/trial-balance/proof", None),
+    "prove_consistency": ("GET", "/v1/consistency-proof?from=0", None),
+    "prove_consistency_with": ("POST", "/v1/consistency-proof", {"checkpoint": OLD_CHECKPOINT}),
+    "sample_entries": ("GET", "/v1/audit/sample?count=1&seed=x", None),
+    "export_package": ("GET", "/v1/audit/export?account=1", None),
     "get_checkpoint": ("GET", "/checkpoint", None),
     "get_tile": ("GET", "/tile/0/000.p/1", None),
     "live": ("GET", "/livez", None),

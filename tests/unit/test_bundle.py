@@ -96,33 +96,40 @@ def bank():
     one = Bank()
     created = layout.CREATED
     accounts = [{"id": i, "ledger": 156, "code": 20} for i in (1, 2, 3)]
-    assert one.do("create_accounts", accounts, metadata={2: b'{"name":"\xe7\x8e\x8b"}'}) == [
-        created
-    ] * 3
+    assert (
+        one.do("create_accounts", accounts, metadata={2: b'{"name":"\xe7\x8e\x8b"}'})
+        == [created] * 3
+    )
     base = {"debit_account_id": 1, "credit_account_id": 2, "ledger": 156, "code": 1}
     pending, post, void = (
         layout.flag_mask("TRANSFER", name)
         for name in ("pending", "post_pending_transfer", "void_pending_transfer")
     )
-    assert one.do(
-        "create_transfers",
-        [
-            {"id": 10, "amount": 100, **base},
-            {"id": 11, "amount": 7, "flags": pending, **base},
-            {"id": 12, "amount": 9, "flags": pending, "timeout": 1, **base},
-            {"id": 13, "amount": 5, "flags": pending, **base},
-        ],
-        metadata={0: b'{"text":"rent"}'},
-    ) == [created] * 4
+    assert (
+        one.do(
+            "create_transfers",
+            [
+                {"id": 10, "amount": 100, **base},
+                {"id": 11, "amount": 7, "flags": pending, **base},
+                {"id": 12, "amount": 9, "flags": pending, "timeout": 1, **base},
+                {"id": 13, "amount": 5, "flags": pending, **base},
+            ],
+            metadata={0: b'{"text":"rent"}'},
+        )
+        == [created] * 4
+    )
     base = {"ledger": 156, "code": 1}
-    assert one.do(
-        "create_transfers",
-        [
-            {"id": 14, "amount": 6, "pending_id": 11, "flags": post, **base},
-            {"id": 15, "pending_id": 13, "flags": void, **base},
-            {"id": 16, "amount": 1, "debit_account_id": 99, "credit_account_id": 2, **base},
-        ],
-    )[:2] == [created] * 2
+    assert (
+        one.do(
+            "create_transfers",
+            [
+                {"id": 14, "amount": 6, "pending_id": 11, "flags": post, **base},
+                {"id": 15, "pending_id": 13, "flags": void, **base},
+                {"id": 16, "amount": 1, "debit_account_id": 99, "credit_account_id": 2, **base},
+            ],
+        )[:2]
+        == [created] * 2
+    )
     one.time += 5 * SECOND
     assert one.state.expire(one.time) == 1
     one.do("change_settings", [{"id": 20, "account_id": 2, "overdraft": 50, "flags": 1}])
@@ -374,6 +381,7 @@ def test_draws_repeat_nothing_and_follow_from_the_seed():
         k += 1
     assert numbers == expected
     assert drawn(key, 1, 1) == [0]
-    assert _merkle.KEYS["node"] == blake3.blake3(
-        b"", derive_key_context="sanyuan 2026 v1 node"
-    ).digest()
+    assert (
+        _merkle.KEYS["node"]
+        == blake3.blake3(b"", derive_key_context="sanyuan 2026 v1 node").digest()
+    )
