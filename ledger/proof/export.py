@@ -32,7 +32,7 @@ _MANIFEST: Final = "manifest.json"
 _README: Final = "README.txt"
 _BUNDLE: Final = "bundle.json"
 _FIRST: Final = (_README, _BUNDLE)
-_HERE: Final = Path(__file__).parent
+_VERIFIERS: Final = tuple(Path(__file__).with_name(name) for name in ("verify.html", "verify.py"))
 _SUMS: Final = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 _SIDE_NAMES: Final = {DEBIT: "debit", CREDIT: "credit", OWN: "own"}
 STATEMENT_HEADER: Final = (
@@ -314,7 +314,7 @@ def package(
             _file(f"statement-{one.account_id}.csv", statement_csv(one, counterparty=counterparty))
             for one in proven.statements
         ),
-        *(_file(name, (_HERE / name).read_bytes()) for name in ("verify.html", "verify.py")),
+        *(_file(path.name, path.read_bytes()) for path in _VERIFIERS if path.exists()),
         *(
             _file(f"interval-{index}.tlog-proof", log.tlog_proof(index, proven.note).encode())
             for index in proven.intervals
