@@ -198,7 +198,7 @@ class StateRoots:
             if self._rooted_block >= 0:
                 request.set_result(self._rooted_block)
             else:
-                request.set_exception(Unavailable("no_blocks", "nothing was posted yet"))
+                request.set_exception(Unavailable("not_provable_yet", "nothing was posted yet"))
 
     def _begin(self, core: Core, requests: list[Future[int]]) -> None:
         core.begin_capture()

@@ -26,7 +26,6 @@ _TITLES: Final = {
     403: "The API key lacks the scope",
     404: "Not there",
     409: "The ledger has not got that far, or cannot answer that",
-    410: "Erased",
     413: "Too large",
     415: "Not a media type of this route",
     422: "The only event was refused (Prefer: handling=strict)",

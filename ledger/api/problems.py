@@ -326,20 +326,6 @@ _KINDS: Final = (
         "It would have more entries or bytes than verifiers read, or than a zip holds.",
         "Ask for a shorter period or fewer accounts.",
     ),
-    ProblemKind(
-        "account_erased",
-        410,
-        "The account was erased",
-        "Of the account only hashes are left, so that nothing of it can be shown.",
-        "Nothing can: proofs of everybody else go on working.",
-    ),
-    ProblemKind(
-        "entry_erased",
-        410,
-        "The entry was erased",
-        "The entry was erased with its account; only its hash is left.",
-        "Nothing can: proofs of everybody else go on working.",
-    ),
     # Not now
     ProblemKind(
         "not_provable_yet",

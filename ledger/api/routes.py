@@ -400,7 +400,7 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
             "A bundle: the transfer is in the journal",
             (_HIDE,),
             scope="read",
-            problems=(404, 410),
+            problems=(404,),
         ),
         _proof(
             "prove_account",
@@ -409,7 +409,7 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
             "A bundle: the account had these balances at a state root",
             (_AT,),
             scope="read",
-            problems=(404, 410),
+            problems=(404,),
         ),
         _proof(
             "prove_statement",
@@ -419,7 +419,7 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
             " outwards",
             _PERIOD,
             scope="read",
-            problems=(404, 410),
+            problems=(404,),
         ),
         _proof(
             "prove_trial_balance",
@@ -476,7 +476,7 @@ def table(document: writes.Handler) -> tuple[Route, ...]:
                 ),
                 *_PERIOD,
             ),
-            problems=(404, 410),
+            problems=(404,),
             answers={proofs.ZIP_TYPE: BINARY},
         ),
         _service(

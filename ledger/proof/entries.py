@@ -29,6 +29,13 @@ HAS_METADATA: Final = layout.flag_mask("ENTRY", "has_metadata")
 INDEX_MASK: Final = (1 << layout.INDEX_BITS) - 1
 
 
+class EntryErased(RequestRefused):
+    """Of an entry nothing but the leaf is left."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("transfer_not_found", f"the entry {number} was erased with its account")
+
+
 class Reader(Protocol):
     """A consistent view of the durable blocks: ``storage.store.Reader``."""
 
@@ -105,15 +112,13 @@ KIND_NAMES: Final = {number: name for name, (number, _) in layout.ENTRY_KINDS.it
 def read_entry(reader: Reader, position: int, row: np.ndarray) -> Entry:
     """Return the entry of a position; ``row`` is its ENTRY row with account ids, an array of one.
 
-    Raises RequestRefused("entry_erased") for an entry of which nothing but the leaf is left.
+    Raises EntryErased for an entry of which nothing but the leaf is left.
     """
     view = reader.block(position >> layout.INDEX_BITS)
     index = position & INDEX_MASK
     private = view.private().entry(index)
     if private.leaf is not None:
-        raise RequestRefused(
-            "entry_erased", f"the entry {view.first_entry + index} was erased with its account"
-        )
+        raise EntryErased(view.first_entry + index)
     data = row.tobytes()
     kind, flags = data[_KIND], data[_FLAGS]
     released = int.from_bytes(data[_RELEASED], "little")

@@ -18,7 +18,7 @@ import numpy as np
 from ledger import layout
 from ledger.errors import DataDamaged, RequestRefused, Unavailable
 from ledger.proof.bundle import Bundle, Log
-from ledger.proof.entries import Entry, Reader, read_entry
+from ledger.proof.entries import Entry, EntryErased, Reader, read_entry
 from ledger.proof.notes import BadNote, parse_checkpoint, parse_note
 from ledger.proof.paths import Paths
 from ledger.proof.states import AccountState, KeptRoot, States
@@ -158,7 +158,7 @@ class Prover:
         """Add the entry of a position; ``hide``: debit, credit, metadata. Return its place.
 
         Raises Unavailable("not_provable_yet") while no checkpoint covers it, and
-        RequestRefused("entry_erased").
+        EntryErased.
         """
         number = position >> layout.INDEX_BITS
         if not self._bundle.covers_block(number):
@@ -196,9 +196,7 @@ class Prover:
             position = self._position_of_entry(number, last.last_block)
             try:
                 places.append(self.add_entry(position, hide))
-            except RequestRefused as refused:
-                if refused.code != "entry_erased":
-                    raise
+            except EntryErased:
                 places.append(self._bundle.add_erased(position))
         return self._bundle.add_sample(places, seed=seed, witness=witness)
 

@@ -109,7 +109,7 @@ class States:
     def account(self, block: int, *, ledger: int, code: int, ordinal: int) -> AccountState | None:
         """Return an account of money under a kept root, None when it was opened later.
 
-        Raises RequestRefused("account_erased") when only its leaf is left.
+        Raises RequestRefused("account_not_found") when only its leaf is left.
         """
         groups = self.groups(block)
         keys = [(group.kind, group.ledger, group.code) for group in groups]
@@ -124,7 +124,7 @@ class States:
         sums, sum_path = self._tile_path(block, place, tile, leaves)
         row = rows[index]
         if int(row["flags"]) & ERASED:
-            raise RequestRefused("account_erased", "the account was erased")
+            raise RequestRefused("account_not_found", "the account was erased")
         message = np.frombuffer(row["message"].tobytes(), layout.ACCOUNT_LEAF)[0]
         return AccountState(
             block,
