@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
-from ledger.errors import DirectoryInUse, DiskFailed, LedgerError
+from ledger.errors import ConfigurationError, DirectoryInUse, DiskFailed, LedgerError
 from ledger.proof.files import Hook, no_hook
 from ledger.proof.interval import DoesNotFollow, Intervals, Reader, parse_record
 from ledger.proof.notes import (
@@ -42,7 +42,6 @@ from ledger.proof.signing import (
     Signer,
     last_signed,
     read_policy,
-    read_verifier,
 )
 
 _LOG = logging.getLogger("sanyuan.log")
@@ -178,6 +177,7 @@ class Publisher:
         """Why the key cannot be used, and what its file looked like then."""
         self._intervals: Intervals | None = None
         self._forked: str | None = None
+        self._shown_checked = False
         self._problem: tuple[str, str] | None = None
         self._signed_size = 0
         self._cpu_s = 0.0
@@ -438,16 +438,16 @@ class Publisher:
         return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid)
 
     def _origin(self) -> str | None:
-        """Return the log's name, from the key or, when that cannot be read, from the log."""
+        """Return the log's name, from the key or, when that cannot be read, from what is beside it
+        or from the log.
+        """
         if self._signer is not None:
             return self._signer.origin
-        last = self.log.last_record()
-        if last is not None:
-            return last.origin
         try:
-            return read_verifier(self._key).name
-        except KeyUnreadable:
-            return None
+            return read_policy(self._key).logs[-1].key.name
+        except ConfigurationError:
+            last = self.log.last_record()
+        return None if last is None else last.origin
 
     def _append_all(self, intervals: Intervals, log: OuterLog) -> None:
         while True:
@@ -475,10 +475,7 @@ class Publisher:
         if intervals is None:
             intervals = self._rebuilt(origin)
         published = self.log.published()
-        if published is not None and published.size <= self.log.size:
-            self.log.write_edge_of(published.size)
         if self.log.size:
-            self.log.write_edge()
             record = self.log.last_record()
             assert record is not None
             self._unsigned.add(record.last_block)
@@ -527,12 +524,20 @@ class Publisher:
         return intervals
 
     def _check_shown(self) -> None:
-        if self._signed is None:
-            try:
-                self._check_extends(self.log)
-            except LogForked as error:
-                self._forked = str(error)
-                raise
+        """At the start, when the log has all that the journal has: it must begin with what was
+        shown before, and the tiles of that must be there, which a power cut may have taken.
+        """
+        if self._shown_checked:
+            return
+        try:
+            self._check_extends(self.log)
+        except LogForked as error:
+            self._forked = str(error)
+            raise
+        published = self.log.published()
+        if published is not None:
+            self.log.write_edge_of(published.size)
+        self._shown_checked = True
 
     def _check_extends(self, log: OuterLog) -> None:
         """Raise LogForked unless a log begins with what was signed, and with what is published."""

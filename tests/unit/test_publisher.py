@@ -158,6 +158,29 @@ def test_a_restart_goes_on(make: Callable[..., Bank]) -> None:
     assert consistent(again.log, old, again.published(0))
 
 
+def test_the_tiles_of_the_published_checkpoint_are_there_after_a_power_cut(
+    make: Callable[..., Bank],
+) -> None:
+    """Partial tiles are not synced, and the checkpoint over them is: the start writes them again,
+    also when the log has grown since.
+    """
+    bank = make()
+    published = bank.published(bank.open_accounts(1, 6))
+    note = bank.log.checkpoint()
+    bank.published(bank.open_accounts(50, 6))
+    bank.stop()
+    shutil.rmtree(bank.directory / "log/tile")
+    (bank.directory / "log/checkpoint").write_text(note or "")
+    bank.key.chmod(0o644)  # so that nothing newer is signed
+    again = make(bank.disk)
+    width = published.size
+    names = [f"log/tile/0/000.p/{width}", f"log/tile/entries/000.p/{width}"]
+    until(lambda: all((again.directory / name).exists() for name in names))
+    hashes = (again.directory / names[0]).read_bytes()
+    leaves = [hashes[at : at + 32] for at in range(0, len(hashes), 32)]
+    assert tree.root_of(leaves) == published.root
+
+
 @pytest.mark.parametrize(
     "damage", ["no tiles", "no log", "records", "last record", "last hash", "no checkpoint"]
 )
