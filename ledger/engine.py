@@ -209,6 +209,7 @@ class Engine:
             wake=self._wake_engine,
             wait_durable=self._wait_block,
         )
+        self.warnings.append(self._roots.warnings)
         self._decided_position = -1
         self._engine_hand: list[_Request] = []
         self._posting_refusal: tuple[str, str] | None = None

@@ -266,6 +266,12 @@ class StateRoots:
             if not future.done():
                 future.set_exception(error or Unavailable("stopping", "the server is stopping"))
 
+    def warnings(self) -> list[tuple[str, str]]:
+        """Return what an operator should look at, as codes and sentences."""
+        if not self._disk_full:
+            return []
+        return [("state_roots_wait", "the disk is full: a state root waits to be archived")]
+
     def counters(self) -> dict[str, int]:
         """Return what was made since the start, and what is kept; ns and bytes."""
         kept = self._kept

@@ -134,7 +134,8 @@ def verify(directory: Path, config_path: Path | None, as_json: bool) -> None:
         mark = "[green]✓[/]" if verdict.clean else "[red]✗[/]"
         console.print(
             f"{mark} {verdict.blocks:,} blocks, {verdict.entries:,} entries,"
-            f" {verdict.accounts:,} accounts, {verdict.ids:,} ids, {verdict.pages:,} pages:"
+            f" {verdict.accounts:,} accounts, {verdict.ids:,} ids, {verdict.pages:,} pages,"
+            f" {verdict.state_roots:,} state roots:"
             f" {verdict.difference_count:,} differences ({verdict.seconds:.1f} s)"
         )
         if verdict.last_hash:

@@ -11,6 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
+from ledger import layout
+from ledger._merkle import account_leaves, tree_root
 from ledger._state_tree import StateBuilder, StateRoot
 from ledger.errors import DataDamaged
 from ledger.storage.roots import KeptRoots
@@ -18,6 +22,7 @@ from ledger.storage.store import Floor, Reader
 
 CAPTURE_ROWS: Final = 1 << 14
 """Rows captured at a time, where nobody waits."""
+_ERASED: Final = layout.flag_mask("STATE_ROW", "erased")
 ADVICE: Final = "restore the ledger from its latest backup with 'sanyuan restore'"
 
 
@@ -77,12 +82,42 @@ def misfit(asked: Asked, kept: KeptRoots, floor: Floor | None, newest_page: int)
     return None
 
 
-def captured_root(core: Any, builder: StateBuilder, block: int) -> StateRoot:
+def captured_root(core: Any) -> StateRoot:
     """Return the state root of the core's last block, made at once."""
+    builder = StateBuilder(core.block_number)
     core.begin_capture()
     while len(rows := core.capture_step(CAPTURE_ROWS)):
         builder.add(rows)
-    return builder.finish(block)
+    return builder.finish(core.block_number)
+
+
+def archive_differences(kept: KeptRoots, state: StateRoot) -> list[str]:
+    """Compare the archive of one root with the root itself, made of the accounts: what differs, one
+    line each. Of the tiles those are put together that have rows under this root."""
+    found, name = kept.kept(state.block), f"the archived state root of block {state.block}"
+    if found is None:
+        return [f"{name} is missing"]
+    differences = [] if found.root == state.root else [f"{name} is not that of the accounts"]
+    groups = kept.groups(state.block)
+    if [group.fields for group in groups] != [group.fields for group in state.groups]:
+        return [*differences, f"{name}: its groups are not those of the accounts"]
+    for place, group in enumerate(state.groups):
+        what = f"{name}, ledger {group.ledger}, code {group.code}"
+        if kept.tile_sums(state.block, place).tobytes() != group.tiles.tobytes():
+            differences.append(f"{what}: its tiles are not those of the accounts")
+        for tile in kept.written_tiles(state.block, place):
+            if tile_digest(kept.tile(state.block, place, tile)) != group.tiles[tile, :32].tobytes():
+                differences.append(f"{what}: the accounts of tile {tile} do not have its hash")
+    return differences
+
+
+def tile_digest(rows: np.ndarray) -> bytes:
+    """Return the hash of a tile from its STATE_ROW rows."""
+    leaves: np.ndarray = account_leaves(np.ascontiguousarray(rows["message"]))
+    erased = (rows["flags"] & _ERASED) != 0
+    leaves[erased] = rows["message"][erased, :32]
+    digest: bytes = tree_root(leaves, "tile")
+    return digest
 
 
 def keep_root(core: Any, kept: KeptRoots) -> StateRoot:

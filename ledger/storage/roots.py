@@ -442,6 +442,14 @@ class KeptRoots:
             found = self._collect(get, group, tile, int(chunk["rows_block"][tile % CHUNK_TILES]))
         return self._state_rows(group, tile, found)
 
+    def written_tiles(self, block: int, group_place: int) -> list[int]:
+        """Return the tiles of a group that have rows of their own under a kept root."""
+        group = self._group(block, group_place)
+        with self._trees.reader() as get:
+            entries = self._read_tiles(get, group)
+        written: list[int] = np.flatnonzero(entries["rows_block"] == block).tolist()
+        return written
+
     def rows(self, block: int) -> Iterator[Array]:
         """Yield the accounts of a kept root tile by tile, in order of groups and ordinals; see
         ``tile``."""

@@ -23,6 +23,7 @@ from ledger._verifier import Verifier
 from ledger.config import Config
 from ledger.errors import DataDamaged
 from ledger.storage.lmdb_store import LmdbStore
+from ledger.storage.rebuilt_roots import Asked, archive_differences, asked_by, captured_root
 from ledger.storage.recovery import read_block
 from ledger.storage.store import NO_HASH, Progress, no_progress
 
@@ -57,6 +58,7 @@ class Verdict:
     accounts: int = 0
     ids: int = 0
     pages: int = 0
+    state_roots: int = 0
     last_hash: str = ""
     seconds: float = 0.0
     difference_count: int = 0
@@ -103,7 +105,7 @@ def verify(
             recovered = None
         replayed = Verifier(holds_max=config.holds)
         try:
-            complete = _replay(store, replayed, verdict, progress, with_ids=recovered is not None)
+            complete = _replay(store, replayed, verdict, progress, whole=recovered is not None)
         except DataDamaged as error:
             verdict.differs(str(error))
             complete = False
@@ -117,12 +119,17 @@ def verify(
 
 
 def _replay(
-    store: LmdbStore, core: Any, verdict: Verdict, progress: Progress, *, with_ids: bool
+    store: LmdbStore, core: Any, verdict: Verdict, progress: Progress, *, whole: bool
 ) -> bool:
-    """Decide every block again; return whether all of them could be."""
+    """Decide every block again; return whether all of them could be. ``whole``: the store was
+    recovered, so there are an index of ids and an archive of state roots to compare."""
     previous_hash, first_entry = NO_HASH, 0
     with store.reader() as reader:
         last = reader.last_block
+        asked = asked_by(reader, 0, last)
+        rooted = set(asked.blocks)
+        if whole:
+            rooted.update(block for block, *_ in store.roots.blocks())
         for number in range(last + 1):
             progress("deciding again", number, last + 1)
             view, block = reader.block(number), read_block(reader, number)
@@ -142,8 +149,10 @@ def _replay(
             core.hash_block(block, block.seed)
             if block.root != view.root:
                 verdict.differs(f"{name}: its entries do not have the root in its header")
-            if with_ids:
+            if whole:
                 _compare_ids(store, block, verdict)
+            if number in rooted and not different:
+                _compare_root(store, core, asked, verdict, whole=whole)
             verdict.blocks += 1
             verdict.entries += view.entry_count
             verdict.metadata += len(block.metadata)
@@ -156,6 +165,25 @@ def _replay(
     core.forget_substitutes()
     verdict.last_hash = previous_hash.hex()
     return True
+
+
+def _compare_root(
+    store: LmdbStore, core: Any, asked: Asked, verdict: Verdict, *, whole: bool
+) -> None:
+    """Make the state root of the last block again; compare what a header says, and the archive."""
+    state = captured_root(core)
+    block = state.block
+    if asked.named.get(block, state.root) != state.root:
+        verdict.differs(
+            f"block {asked.named_in[block]}: the state root that it names for block {block} is not"
+            " that of the accounts"
+        )
+    if whole:
+        for what in archive_differences(store.roots, state):
+            verdict.differs(what)
+        if block not in asked.blocks and block < asked.newest_named:
+            verdict.differs(f"the archive has a state root of block {block} that is nobody's")
+    verdict.state_roots += 1
 
 
 def _check_flags(view: Any, block: Any, verdict: Verdict) -> None:

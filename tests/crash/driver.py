@@ -12,6 +12,7 @@ from ledger import _pack, layout
 from ledger._block import Block
 from ledger._core import Core
 from ledger.config import Config
+from ledger.storage.rebuilt_roots import keep_root
 from tests.unit.test_core import fingerprint
 
 PENDING = layout.flag_mask("TRANSFER", "pending")
@@ -86,6 +87,9 @@ def script(seed: int, block_count: int, *, account_count: int = 300) -> list[lis
             transfers.append(row["id"])
             rows.append(row)
         requests.append(("TRANSFER", rows, {0: b'{"text":"%d"}' % number}))
+        if number % 5 == 3:  # the day ends with the block
+            row = {"id": (1 << 120) + number, "date": 20260101 + number}
+            requests.append(("BUSINESS_DATE", [row], {}))
         blocks.append(requests)
     return blocks
 
@@ -100,10 +104,12 @@ class Bank:
         self.recovery = store.recover(self.core)
         self.last_hash = self.recovery.last_hash
         self.durable = self.recovery.last_block
+        self.named_root = self.recovery.named_root
 
     def post(self, requests: list[Request], now: int) -> list[np.ndarray]:
         """Decide requests as one block, store it, and return their results."""
         block, answers, core = Block(), [], self.core
+        date = core.business_date
         core.open_block(block, core.block_number + 1)
         core.expire(now, 1000)
         for kind, rows, metadata in requests:
@@ -119,6 +125,7 @@ class Bank:
                 "TRANSFER": core.create_transfers,
                 "ACCOUNT_SETTINGS": core.change_settings,
                 "DEFINITION": core.define,
+                "BUSINESS_DATE": core.move_business_date,
             }[kind]
             method(events, now, results, metadata=metadata or None)
             answers.append(results)
@@ -138,13 +145,24 @@ class Bank:
             business_date=block.business_date,
             previous_hash=self.last_hash,
             root=block.root,
+            **self._next_named(),
         )
         value = _pack.encode_block(block, header)
         self.store.append(value, block)
         self.last_hash = _pack.BlockView(value).hash
         self.durable = block.number
-        self.store.snapshot_step(core, self.durable)
+        if core.business_date != date:
+            keep_root(core, self.store.roots)
+        self.store.snapshot_step(core, self.durable, self.named_root)
         return answers
+
+    def _next_named(self) -> dict[str, Any]:
+        """What the next header says of the first state root that none has named."""
+        for block, _, _, root in self.store.roots.blocks():
+            if block > self.named_root:
+                self.named_root = block
+                return {"state_block": block, "state_root": root}
+        return {}
 
     def run(self, blocks: list[list[Request]], start: int = 0) -> list[list[np.ndarray]]:
         """Post the blocks of a script from ``start`` on, each at its own time."""
@@ -154,8 +172,8 @@ class Bank:
         ]
 
     def books(self) -> dict[str, object]:
-        """Return everything that may be asked about the books."""
-        return fingerprint(self.core)
+        """Return everything that may be asked about the books, and the kept state roots."""
+        return {**fingerprint(self.core), "roots": self.store.roots.blocks()}
 
 
 def time_of(number: int) -> int:

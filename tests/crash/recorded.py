@@ -68,12 +68,12 @@ class WatchedStore(LmdbStore):
         self._noted = found.last_block
         return found
 
-    def snapshot_step(self, core: Any, durable: int) -> None:
+    def snapshot_step(self, core: Any, durable: int, named_root: int = -1) -> None:
         """See ``Store``."""
         if core.block_number != self._noted:
             self._noted = core.block_number
             self._note("state", core.block_number, state_digest(core))
-        super().snapshot_step(core, durable)
+        super().snapshot_step(core, durable, named_root)
 
     def append(self, value: bytes, block: Any) -> None:
         """See ``Store``."""

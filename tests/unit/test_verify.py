@@ -19,6 +19,7 @@ from ledger.storage.journal import LmdbJournal
 from ledger.storage.live import live_reader, owner
 from ledger.storage.lmdb_store import LmdbStore
 from ledger.storage.recovery import read_block
+from ledger.storage.roots import _PLACE, KeptRoots, LmdbTrees
 from ledger.storage.snapshot import Pace
 from ledger.storage.store import NO_HASH, metadata_of
 from ledger.storage.verify import verify
@@ -50,10 +51,16 @@ def directory(bank: Path, tmp_path: Path) -> Path:
 Change = Callable[[Records, int], Records]
 
 
-def rewrite(directory: Path, change: Change, *, keep: tuple[str, ...] = ()) -> None:
+def rewrite(
+    directory: Path,
+    change: Change,
+    *,
+    keep: tuple[str, ...] = (),
+    change_header: Callable[[dict[str, Any]], None] = lambda header: None,
+) -> None:
     """Write the journal anew with every root, hash and checksum right, after ``change(entries,
-    number)`` has altered the entries of each block; of snapshot and ids only what is in ``keep``
-    stays."""
+    number)`` has altered the entries of each block, and ``change_header`` the fields of its header;
+    of snapshot, ids and state roots only what is in ``keep`` stays."""
     original = directory.with_name("original")
     directory.rename(original)
     data_directory.create(directory, instance=data_directory.read_format(original))
@@ -67,7 +74,7 @@ def rewrite(directory: Path, change: Change, *, keep: tuple[str, ...] = ()) -> N
                 view, block = reader.block(number), read_block(reader, number)
                 core.replay(block)
                 changed = Block.of(view, change(block.entries.copy(), number), block.metadata)
-                header = _pack.build_header(
+                fields = dict(
                     instance=view.instance,
                     number=number,
                     first_entry=first_entry,
@@ -78,7 +85,11 @@ def rewrite(directory: Path, change: Change, *, keep: tuple[str, ...] = ()) -> N
                     business_date=view.business_date,
                     previous_hash=previous,
                     root=root_of(changed, view.seed),
+                    flags=view.flags,
+                    **named_in(view),
                 )
+                change_header(fields)
+                header = _pack.build_header(**fields)
                 value = _pack.encode_block(changed, header, seed=view.seed)
                 new.append(number, value, metadata_of(changed))
                 previous = _pack.BlockView(value).hash
@@ -86,6 +97,11 @@ def rewrite(directory: Path, change: Change, *, keep: tuple[str, ...] = ()) -> N
     finally:
         old.close()
         new.close()
+
+
+def named_in(view: Any) -> dict[str, Any]:
+    """What a header says of an earlier block's state root."""
+    return {} if view.state is None else {"state_block": view.state[0], "state_root": view.state[1]}
 
 
 def root_of(block: Block, seed: bytes) -> bytes:
@@ -133,7 +149,7 @@ def once(
 
 
 def test_an_unchanged_rewrite_is_clean(directory: Path) -> None:
-    rewrite(directory, lambda entries, number: entries, keep=("state", "ids"))
+    rewrite(directory, lambda entries, number: entries, keep=("state", "ids", "roots"))
     verdict = verify(directory, CONFIG)
     assert (verdict.differences, verdict.notes) == ([], [])
 
@@ -221,7 +237,7 @@ def test_a_snapshot_that_is_not_the_journals(directory: Path) -> None:
     def alter(entries: Records, place: int) -> None:
         entries["record"]["user_data_64"][place] += 1
 
-    rewrite(directory, once(one_of("account"), alter), keep=("state", "ids"))
+    rewrite(directory, once(one_of("account"), alter), keep=("state", "ids", "roots"))
     verdict = verify(directory, CONFIG)
     assert any("page 0 of the accounts" in difference for difference in verdict.differences)
 
@@ -232,9 +248,63 @@ def test_an_index_of_ids_that_is_not_the_journals(directory: Path) -> None:
     def alter(entries: Records, place: int) -> None:
         entries["record"]["id"][place] = layout.from_int(new_id)
 
-    rewrite(directory, once(one_of("transfer"), alter), keep=("state", "ids"))
+    rewrite(directory, once(one_of("transfer"), alter), keep=("state", "ids", "roots"))
     verdict = verify(directory, CONFIG)
     assert any(f"id {new_id} is not in the index" in line for line in verdict.differences)
+
+
+def test_a_state_root_that_is_not_that_of_the_accounts(directory: Path) -> None:
+    def lie(header: dict[str, Any]) -> None:
+        if "state_root" in header:
+            header["state_root"] = bytes(31) + b"\1"
+
+    rewrite(directory, lambda entries, number: entries, change_header=lie)
+    recovering, *replaying = verify(directory, CONFIG).differences
+    assert "restore the ledger" in recovering  # no start either
+    assert len(replaying) == BLOCKS // 5
+    for difference in (recovering, *replaying):
+        assert "the state root that it names for block" in difference
+
+
+def test_a_state_root_named_out_of_order(directory: Path) -> None:
+    def lie(header: dict[str, Any]) -> None:
+        if "state_root" in header:
+            header["state_block"] = header["number"]
+
+    rewrite(directory, lambda entries, number: entries, change_header=lie)
+    assert "it names the state root of block" in verify(directory, CONFIG).differences[0]
+
+
+def test_an_archive_that_is_not_the_journals(directory: Path) -> None:
+    """Right in itself, checksums and all, but with another account's balance."""
+    trees = LmdbTrees(directory / "roots")
+    kept = KeptRoots(trees, data_directory.read_format(directory))
+    kept.identify = lambda slots: (np.zeros(len(slots), layout.U128), np.zeros((len(slots), 16)))
+    block = kept.blocks()[1][0]
+    group = kept.groups(block)[0]
+    key = _PLACE.pack(block, group.kind, group.ledger, group.code, 0)
+    with trees.reader() as get:
+        content = bytearray(kept._get(get, "rows", key))
+    content[8 + 32 + 20] ^= 1
+    trees.write("test", [kept._seal("rows", key, bytes(content))])
+    trees.close()
+    verdict = verify(directory, CONFIG)
+    assert f"state root of block {block}" in verdict.differences[0]
+    assert "the accounts of tile 0 do not have its hash" in verdict.differences[0]
+    assert verdict.state_roots == BLOCKS // 5
+
+
+def test_a_flag_of_a_block_that_its_entries_do_not_bear_out(directory: Path) -> None:
+    def lie(header: dict[str, Any]) -> None:
+        if header["number"] == 7:
+            header["flags"] = 2
+        if header["number"] == 9:
+            header["flags"] = 8
+
+    rewrite(directory, lambda entries, number: entries, change_header=lie)
+    first, second = verify(directory, CONFIG).differences
+    assert "block 7: the flag announces_key in its header is wrong" in first
+    assert "block 9: its header has flags that nobody knows" in second
 
 
 def test_a_journal_older_than_its_snapshot(directory: Path, tmp_path: Path) -> None:
