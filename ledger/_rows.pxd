@@ -141,6 +141,7 @@ cdef class BlockView:
     cdef uint8_t varying[COLUMN_COUNT]
     cdef uint8_t* verified
     cdef object _hash
+    cdef object _private
     cdef column_t columns[COLUMN_COUNT]
     cdef uint64_t constants[COLUMN_COUNT]
     cdef filter_t filters[3]

@@ -587,6 +587,11 @@ cdef class BlockView:
 
     def private(self):
         """The private part as a ``ledger._private.Private``: salts, and what stands bare."""
+        if self._private is None:
+            self._private = self._read_private()
+        return self._private
+
+    def _read_private(self):
         from ledger._private import Private
 
         cdef uint64_t place = self.private_part
