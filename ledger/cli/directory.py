@@ -7,7 +7,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,13 +116,16 @@ def status(directory: Path, as_json: bool) -> None:
 def verify(directory: Path, config_path: Path | None, as_json: bool) -> None:
     """Replay the journal from nothing, decide every entry again, and compare everything stored.
 
-    Compares every balance, block hash, account chain, page and id record. Needs the directory for
+    Compares every balance, block hash, account chain, page and id record, and the outer log with
+    the journal. Needs the directory for
     itself: to verify while serving, verify a backup. Exit code 1 when anything differs.
     """
     from ledger.storage.verify import verify as verified
 
     with stages(quiet=as_json) as progress:
         verdict = verified(directory, configuration.load(config_path), progress)
+        for difference in _log_differences(directory, progress):
+            verdict.differs(difference)
     if as_json:
         print_json({**dataclasses.asdict(verdict), "clean": verdict.clean})
     else:
@@ -142,6 +147,27 @@ def verify(directory: Path, config_path: Path | None, as_json: bool) -> None:
             console.print(f"  last block hash {verdict.last_hash}", soft_wrap=True)
     if not verdict.clean:
         raise click.exceptions.Exit(CHECK_FAILED)
+
+
+def _log_differences(directory: Path, progress: Callable[[str, int, int], None]) -> list[str]:
+    """Return what is wrong in the outer log of a directory: it is made anew, and compared."""
+    from ledger.proof.interval import Intervals
+    from ledger.proof.outer import LOG, OuterLog, differences, read_checkpoint
+
+    folder = directory / LOG
+    shown = read_checkpoint(folder)
+    if shown is None:
+        return []
+    with (
+        tempfile.TemporaryDirectory(prefix="sanyuan-log-") as temporary,
+        live_reader(directory) as reader,
+    ):
+        right = OuterLog(Path(temporary))
+        intervals = Intervals(shown.origin, data_directory.read_format(directory))
+        for record in intervals.read(reader, reader.last_block):
+            right.append(record.text())
+            progress("outer log", record.last_block + 1, reader.last_block + 1)
+        return list(differences(folder, right, shown))
 
 
 @click.command()

@@ -23,13 +23,12 @@ from ledger.errors import ConfigurationError, RequestRefused, Unavailable
 from ledger.proof import signing
 from ledger.proof.cosigners import Cosigners
 from ledger.proof.notes import VerifierKey, parse_checkpoint
+from ledger.proof.outer import LOG
 from ledger.proof.policy import POLICY_SIZE_MAX, BadPolicy, Policy, parse_policy
 from ledger.proof.publisher import Publisher
 from ledger.storage.directory import read_format
 from ledger.storage.lmdb_store import LmdbStore
 
-LOG: Final = "log"
-"""The folder of the outer log in the data directory."""
 PASSPHRASE_VARIABLE: Final = "SANYUAN_SIGNING_PASSPHRASE"
 COVERED_WITHIN_S: Final = 120.0
 """The checkpoint over an announced key must be published so soon, cosignatures and all."""

@@ -27,7 +27,7 @@ from typing import Final, TypeVar
 
 from ledger.errors import DataDamaged
 from ledger.proof import tree
-from ledger.proof.files import Hook, failed, no_hook, write_file
+from ledger.proof.files import NEW, Hook, failed, no_hook, write_file
 from ledger.proof.interval import Record, parse_record
 from ledger.proof.notes import BadNote, Checkpoint, encode_base64, parse_checkpoint, parse_note
 
@@ -37,6 +37,8 @@ U = TypeVar("U")
 WIDTH: Final = 256
 """Hashes in a full tile, and records in a full bundle."""
 HASH_BYTES: Final = 32
+LOG: Final = "log"
+"""The folder of the log in the data directory."""
 CHECKPOINT: Final = "checkpoint"
 ENTRIES: Final = "entries"
 PROOF_FIRST_LINE: Final = "c2sp.org/tlog-proof@v1"
@@ -265,8 +267,7 @@ class OuterLog:
 
     def file(self, level: int | str, number: int, width: int = WIDTH) -> Path:
         """Return where a tile is, or with the level ``entries`` a bundle of records."""
-        name = number_path(number) + ("" if width == WIDTH else f".p/{width}")
-        return self._tiles / str(level) / name
+        return _tile_file(self._tiles, level, number, width)
 
     def _partials(self, level: int | str, number: int) -> Path:
         return self.file(level, number, 1).parent
@@ -298,6 +299,19 @@ class OuterLog:
         if at != len(data) or len(records) != width:
             raise DataDamaged(f"{path} is not {width} records: {_ADVICE}")
         return tuple(records)
+
+    def content(self, level: int | str, number: int, width: int) -> bytes | None:
+        """Return what a file of the log must have; None when the log is too short for it."""
+        tip = self._tip
+        last = number == tip.size >> (8 if level == ENTRIES else 8 * (int(level) + 1))
+        if level == ENTRIES:
+            if number * WIDTH + width > tip.size:
+                return None
+            return _bundled((tip.records if last else self._bundle(number))[:width])
+        if number * WIDTH + width > tip.size >> 8 * int(level):
+            return None
+        hashes = tip.edges[int(level)] if last else self._read_tile(int(level), number)
+        return b"".join(hashes[:width])
 
     # ------------------------------------------------------------------------------------------
     # Writing: one thread
@@ -424,7 +438,7 @@ class OuterLog:
             except OSError as error:
                 raise failed(error, self._tiles) from error
             self._tip = _EMPTY
-        self._checkpoint = self._load_checkpoint()
+        self._checkpoint = _read_note(self.directory)
 
     def _forget(self) -> None:
         with self._cache_lock:
@@ -486,19 +500,6 @@ class OuterLog:
         if count:
             shutil.rmtree(self._partials(level, count - 1), ignore_errors=True)
 
-    def _load_checkpoint(self) -> str | None:
-        path = self.directory / CHECKPOINT
-        try:
-            note = path.read_text("utf-8")
-            parse_checkpoint(parse_note(note).text)
-        except FileNotFoundError:
-            return None
-        except (BadNote, UnicodeDecodeError):
-            return None  # the next one takes its place
-        except OSError as error:
-            raise failed(error, path) from error
-        return note
-
     def published(self) -> Checkpoint | None:
         """Return what the published checkpoint says, None before the first."""
         note = self._checkpoint
@@ -507,3 +508,63 @@ class OuterLog:
 
 def _bundled(records: tuple[bytes, ...]) -> bytes:
     return b"".join(len(one).to_bytes(2, "big") + one for one in records)
+
+
+def _read_note(directory: Path) -> str | None:
+    path = directory / CHECKPOINT
+    try:
+        note = path.read_text("utf-8")
+        parse_checkpoint(parse_note(note).text)
+    except FileNotFoundError:
+        return None
+    except (BadNote, UnicodeDecodeError):
+        return None  # the next one takes its place
+    except OSError as error:
+        raise failed(error, path) from error
+    return note
+
+
+def read_checkpoint(directory: Path) -> Checkpoint | None:
+    """Return what the published checkpoint of a log's folder says, None where there is none;
+    raises DiskFailed.
+    """
+    note = _read_note(directory)
+    return None if note is None else parse_checkpoint(parse_note(note).text)
+
+
+def differences(directory: Path, right: OuterLog, shown: Checkpoint) -> Iterator[str]:
+    """Yield in words what is wrong in a log's folder; nothing in it is changed.
+
+    ``right`` is the log made anew from the journal, elsewhere; ``shown`` the published checkpoint,
+    whose tiles must be there.
+    """
+    if shown.size > right.size or right.root(shown.size) != shown.root:
+        yield f"{directory / CHECKPOINT}: the journal does not lead to the published checkpoint"
+        return
+    tiles = directory / "tile"
+    for path in sorted(path for path in tiles.rglob("*") if path.is_file()):
+        name = path.relative_to(tiles).as_posix()
+        match = TILE_PATH.fullmatch(name)
+        if match is None:
+            if not name.endswith(NEW):  # left over from a write that was cut off
+                yield f"{path}: no tile has this name"
+            continue
+        level = match["level"] if match["level"] == ENTRIES else int(match["level"])
+        number = int(re.sub("[^0-9]", "", match["number"]))
+        if path.read_bytes() != right.content(level, number, int(match["width"] or WIDTH)):
+            yield f"{path}: not what follows from the journal"
+    for level in (ENTRIES, *range(8)):
+        full, width = divmod(shown.size >> (0 if level == ENTRIES else 8 * int(level)), WIDTH)
+        needed = [(number, WIDTH) for number in range(full)] + ([(full, width)] if width else [])
+        for number, wide in needed:
+            paths = {
+                tiles / str(level) / number_path(number),
+                _tile_file(tiles, level, number, wide),
+            }
+            if not any(path.exists() for path in paths):
+                yield f"{_tile_file(tiles, level, number, wide)} is missing"
+
+
+def _tile_file(tiles: Path, level: int | str, number: int, width: int) -> Path:
+    name = number_path(number) + ("" if width == WIDTH else f".p/{width}")
+    return tiles / str(level) / name

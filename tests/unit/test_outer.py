@@ -27,7 +27,7 @@ from ledger.proof.notes import (
     parse_note,
     sign_checkpoint,
 )
-from ledger.proof.outer import TILE_PATH, OuterLog, number_path
+from ledger.proof.outer import TILE_PATH, OuterLog, differences, number_path
 
 VECTORS = Path(__file__).parents[2].parent / "shared" / "vectors"
 INCLUSION = sorted((VECTORS / "rfc6962-inclusion").rglob("*.json"))
@@ -395,3 +395,35 @@ def test_published_checkpoint_and_tlog_proof(tmp_path: Path) -> None:
 
 def test_records_in_the_vectors_form() -> None:
     assert parse_record(record_at(5).text()) == record_at(5)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 300, 600])
+def test_differences_from_the_journal_are_found_in_every_file(tmp_path: Path, size: int) -> None:
+    """A folder that grew step by step agrees with one made at once; each file changed, or each
+    that the checkpoint needs gone, is told by name.
+    """
+    folder = tmp_path / "log"
+    log = OuterLog(folder)
+    for index in range(size):
+        log.append(record_at(index).text())
+        if index % 50 == 49 or index == size - 1:
+            log.write_edge()
+    right = filled(tmp_path / "right", size + 3)
+    shown = Checkpoint(ORIGIN, size, log.root())
+    assert list(differences(folder, right, shown)) == []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert list(differences(folder, right, shown)) == [
+            f"{path}: not what follows from the journal"
+        ]
+        path.unlink()
+        width = int(path.name) if path.parent.name.endswith(".p") else 0
+        needed = {size % 256, size // 256, 0}
+        found = list(differences(folder, right, shown))
+        assert found == [f"{path} is missing"] if width in needed else found == []
+        path.write_bytes(data)
+    (folder / "tile/0/other").write_bytes(b"")
+    assert "no tile has this name" in next(iter(differences(folder, right, shown)))
+    wrong = Checkpoint(ORIGIN, size, bytes(32))
+    assert "published checkpoint" in next(iter(differences(folder, right, wrong)))

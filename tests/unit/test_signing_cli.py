@@ -37,6 +37,13 @@ def sanyuan(*arguments: object, code: int = 0, **environment: str) -> str:
     return done.stdout
 
 
+def failing(*arguments: object) -> str:
+    """Run a check that finds something."""
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 1, (done.stdout, done.stderr)
+    return done.stdout
+
+
 def facts(*arguments: object, **environment: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(sanyuan(*arguments, "--json", **environment))
     return found
@@ -154,6 +161,11 @@ def test_serving_with_an_encrypted_key(tmp_path: Path, directory: Path) -> None:
         new_root=second.root,
         path=log.consistency(last.size, second.size),
     )
+    assert facts("verify", directory)["clean"]
+    tile = max((directory / "log/tile/0/000.p").iterdir(), key=lambda path: int(path.name))
+    tile.write_bytes(bytes(len(tile.read_bytes())))
+    verdict = json.loads(failing("verify", directory, "--json"))
+    assert verdict["differences"] == [f"{tile}: not what follows from the journal"]
     # Without the passphrase posting goes on, and nothing is signed.
     with ServerProcess(directory) as server:
         post_accounts(server, 30, 3)
