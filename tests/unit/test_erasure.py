@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from ledger.storage.lmdb_store import LmdbStore
 from ledger.storage.recovery import read_block
 from ledger.storage.snapshot import Pace
 from ledger.storage.verify import verify
-from tests.crash.driver import CONFIG, Bank, script, time_of
+from tests.crash.driver import CONFIG, SECOND, Bank, script, time_of
 from tests.unit.test_cli import sanyuan
 
 PENDING = layout.flag_mask("TRANSFER", "pending")
@@ -408,22 +409,11 @@ def test_both_accounts_of_one_transfer_can_be_erased_at_once_or_one_after_the_ot
 def test_leaves_for_every_block_are_those_that_state_roots_were_made_of(directory: Path) -> None:
     """Roots of past blocks come out the same when the journal is replayed after the erasure."""
 
-    def roots(path: Path) -> list[bytes]:
-        found, core = [], Core(holds_max=CONFIG.holds)
-        with live_reader(path) as reader:
-            for number in range(reader.last_block + 1):
-                block = read_block(reader, number)
-                core.replay(block)
-                core.hash_block(block, block.seed)
-                core.finish_replay()
-                found.append(state(core)[0])
-        return found
-
-    before = roots(directory)
+    before = roots_by_block(directory)
     done(directory, ANNA)
-    assert roots(directory) == before
+    assert roots_by_block(directory) == before
     done(directory, BERTA)
-    assert roots(directory) == before
+    assert roots_by_block(directory) == before
 
 
 Row = dict[str, Any]
@@ -632,3 +622,84 @@ def test_the_command_asks_says_why_not_and_erases(directory: Path) -> None:
 def test_a_server_that_has_the_directory_refuses_the_command(directory: Path) -> None:
     with opened(directory):
         assert sanyuan("erase", directory, ANNA, "--yes").returncode == 3
+
+
+def roots_by_block(path: Path) -> list[bytes]:
+    """Return the state root after every block, from a replay of the journal."""
+    found, core = [], Core(holds_max=CONFIG.holds)
+    with live_reader(path) as reader:
+        for number in range(reader.last_block + 1):
+            block = read_block(reader, number)
+            core.replay(block)
+            core.hash_block(block, block.seed)
+            core.finish_replay()
+            found.append(state(core)[0])
+    return found
+
+
+def check_random_erasures(path: Path, seed: int) -> None:
+    """Erase random accounts of a random ledger, in two rounds, and compare every hash."""
+    rng, requests = random.Random(seed), script(seed, 14, account_count=60)
+    data_directory.create(path, instance=bytes(range(16)))
+    with opened(path) as bank:
+        bank.run(requests)
+        accounts = [
+            row["id"]
+            for block in requests
+            for kind, rows, _ in block
+            if kind == "ACCOUNT"
+            for row in rows
+        ]
+        held = [
+            row["id"]
+            for block in requests
+            for kind, rows, _ in block
+            if kind == "TRANSFER"
+            for row in rows
+            if row.get("flags") == PENDING
+        ]
+        now, serial = time_of(len(requests)), 1 << 100
+        voids = [{"id": serial + n, "pending_id": id, "flags": VOID} for n, id in enumerate(held)]
+        bank.post(
+            [("ACCOUNT", [{"id": SHOP, "ledger": 1, "code": 1}], {}), ("TRANSFER", voids, {})], now
+        )
+        chosen = rng.sample(accounts, 8)
+        square, block = [], []
+        for place, account_id in enumerate(chosen):
+            row = bank.core.account_at(bank.core.slot_of(account_id))[0]
+            net = layout.to_int(row["credits_posted"]) - layout.to_int(row["debits_posted"])
+            debit, credit = (account_id, SHOP) if net > 0 else (SHOP, account_id)
+            square.append(
+                {
+                    "id": (2 << 100) + place,
+                    "debit_account_id": debit,
+                    "amount": abs(net),
+                    "credit_account_id": credit,
+                    "ledger": 1,
+                    "code": 1,
+                }
+            )
+            block.append({"id": (3 << 100) + place, "account_id": account_id, "flags": BLOCKED})
+        answers = bank.post(
+            [("TRANSFER", square, {0: b'{"why":"squared"}'}), ("ACCOUNT_SETTINGS", block, {})],
+            now + SECOND,
+        )
+        assert {int(s) for answer in answers for s in answer["status"]} == {layout.CREATED}
+    before, roots = leaves_of(path), roots_by_block(path)
+    done(path, *chosen[:4])
+    assert (leaves_of(path), roots_by_block(path)) == (before, roots)
+    done(path, *chosen[4:])
+    assert (leaves_of(path), roots_by_block(path)) == (before, roots)
+    verdict = verify(path, CONFIG)
+    assert verdict.clean, verdict.differences
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_accounts_of_a_random_ledger(tmp_path: Path, seed: int) -> None:
+    check_random_erasures(tmp_path / "data", seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 160))
+def test_random_accounts_of_many_random_ledgers(tmp_path: Path, seed: int) -> None:
+    check_random_erasures(tmp_path / "data", seed)
