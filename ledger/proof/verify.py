@@ -401,9 +401,14 @@ class Examination:
             if index == self.checkpoint.size - 1:
                 self.last_interval = interval
             self.fact(("block hash", record.last_block), record.last_hash)
-            if record.state is not None:
-                self.fact(("state root", record.state.block), record.state.root)
-                self.fact(("state", record.state.block), record.state)
+            self.fact(("time and date of block", record.last_block), (record.time, record.date))
+            self.fact(("first entry of block", record.first_block), record.first_entry)
+            end = record.first_entry + record.entry_count
+            self.fact(("first entry of block", record.last_block + 1), end)
+            state = record.state
+            if state is not None:
+                self.fact(("state root", state.block), state.root)
+                self.fact(("time and date of block", state.block), (state.time, state.date))
         self.compare_neighbours()
         count = len(self.intervals)
         return Text(f"{count} interval records are in the log", f"{count} 条区间记录在日志中")
@@ -439,6 +444,10 @@ class Examination:
             seen.add(block.number)
             self.blocks.append(block)
             self.fact(("block hash", block.number), block.hash)
+            self.fact(("time and date of block", block.number), (block.time, block.date))
+            self.fact(("first entry of block", block.number), block.first_entry)
+            end = block.first_entry + block.entry_count
+            self.fact(("first entry of block", block.number + 1), end)
             if block.number:
                 self.fact(("block hash", block.number - 1), block.previous_hash)
             if block.state_root != ZEROS:
@@ -797,12 +806,28 @@ def describe_entry(entry: Entry, kind: int, record: Record, sides: list[Side]) -
         if side.account is not None
     )
     block, time = entry.block, time_of(record.timestamp)
+    what, what_zh = what_it_does(kind, record)
     return Text(
-        f"Entry {entry.number}, kind {KINDS[kind]}, id {record.id}, amount {record.amount}, ledger "
-        f"{record.ledger}, {time}{accounts}, is in block {block.number} of the journal.",
-        f"第 {entry.number} 号分录（{KINDS_ZH[kind]}，编号 {record.id}，金额 {record.amount}，"
-        f"账簿 {record.ledger}，{time}{accounts_zh}）在日记账第 {block.number} 区块中。",
+        f"Entry {entry.number}, kind {KINDS[kind]}{what}, id {record.id}, amount {record.amount}, "
+        f"ledger {record.ledger}, {time}{accounts}, is in block {block.number} of the journal.",
+        f"第 {entry.number} 号分录（{KINDS_ZH[kind]}{what_zh}，编号 {record.id}，"
+        f"金额 {record.amount}，账簿 {record.ledger}，{time}{accounts_zh}）"
+        f"在日记账第 {block.number} 区块中。",
     )
+
+
+def what_it_does(kind: int, record: Record) -> Text:
+    """Say what a transfer or expiry does beyond posting its amount."""
+    pending = record.pending_id
+    if kind == EXPIRY:
+        return Text(f" of pending transfer {pending}", f"，待定转账 {pending}")
+    if kind == TRANSFER and record.flags & TRANSFER_PENDING:
+        return Text(" (pending)", "，待定")
+    if kind == TRANSFER and record.flags & TRANSFER_POST:
+        return Text(f" (posts pending transfer {pending})", f"，过账待定转账 {pending}")
+    if kind == TRANSFER and record.flags & TRANSFER_VOID:
+        return Text(f" (voids pending transfer {pending})", f"，撤销待定转账 {pending}")
+    return Text("", "")
 
 
 # -- Accounts --------------------------------------------------------------------------------------

@@ -1570,6 +1570,24 @@ def block_that_does_not_follow() -> Case:
     return of_two(Forger(headers={3: in_header(104, bytes(range(32)))}))
 
 
+@refused("contradiction", "a block whose entries do not follow those of the block before it")
+def entries_that_do_not_follow() -> Case:
+    # Block 3 has three entries and says four; the first one's path is the same in both trees.
+    forger = Forger(headers={3: in_header(88, little(4, 4))})
+    return lone(forger.made(lambda b: b.add_entry(14), lambda b: b.add_entry(17)))
+
+
+@refused("contradiction", "a state said to be of a later date than its block is")
+def state_of_a_later_date() -> Case:
+    def change(record: str) -> str:
+        return record.replace(f" {TUESDAY} ", f" {TUESDAY + 1} ").replace(
+            f"date {TUESDAY}", f"date {TUESDAY + 1}"
+        )
+
+    forger = Forger(records={2: change}, headers={4: in_header(96, little(TUESDAY + 1, 4))})
+    return lone(forger.made(lambda b: b.add_account(ALICE, 3), lambda b: b.add_entry(14)))
+
+
 @refused("contradiction", "time that runs backwards from one interval to the next")
 def time_that_runs_backwards() -> Case:
     def change(record: str) -> str:
