@@ -190,6 +190,34 @@ def test_what_was_signed_is_durable_before_the_signature(key: Path) -> None:
         sign(signer, 5)
 
 
+def test_the_state_is_synced_file_then_name_then_folder(
+    key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("sync " + os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append(f"rename {target.name}")
+        rename(source, target)
+
+    with Signing(key) as signer:
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "replace", renamed)
+        sign(signer, 5)
+        assert done == [
+            "sync key.checkpoint.new",
+            "rename key.checkpoint",
+            f"sync {key.parent.name}",
+        ]
+        done.clear()
+        sign(signer, 5)  # the same again is no new promise
+        assert done == []
+
+
 def test_without_its_state_a_key_signs_nothing(key: Path) -> None:
     state = key.parent / "key.checkpoint"
     with Signing(key) as signer:
