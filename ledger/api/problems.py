@@ -370,14 +370,6 @@ _KINDS: Final = (
         "yes",
     ),
     ProblemKind(
-        "no_blocks",
-        503,
-        "Nothing was posted yet",
-        "An empty ledger has no state that a root could be made of.",
-        "Post something first.",
-        "yes",
-    ),
-    ProblemKind(
         "disk_nearly_full",
         503,
         "The disk is nearly full",
