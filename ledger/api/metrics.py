@@ -48,6 +48,51 @@ _ENGINE: Final = (
         "Time of the last durable entry, since 1970.",
         1e-9,
     ),
+    ("sealed_blocks", "sanyuan_sealed_blocks_total", "counter", "Blocks sealed.", 1),
+    ("sealed_block", "sanyuan_sealed_block", "gauge", "The last sealed block; -1 for none.", 1),
+    ("state_roots", "sanyuan_state_roots_total", "counter", "State roots made.", 1),
+    (
+        "state_root_block",
+        "sanyuan_state_root_block",
+        "gauge",
+        "Block of the newest kept state root; -1 for none.",
+        1,
+    ),
+    (
+        "state_root_timestamp",
+        "sanyuan_state_root_timestamp_seconds",
+        "gauge",
+        "Time of the newest kept state root, since 1970; 0 for none.",
+        1e-9,
+    ),
+    (
+        "state_root_building_ns",
+        "sanyuan_state_root_building_seconds_total",
+        "counter",
+        "Time spent hashing and archiving state roots, beside posting.",
+        1e-9,
+    ),
+    (
+        "state_root_copying_ns",
+        "sanyuan_state_root_copying_seconds_total",
+        "counter",
+        "Time spent copying accounts for state roots, between blocks.",
+        1e-9,
+    ),
+    (
+        "state_root_longest_step_ns",
+        "sanyuan_state_root_longest_step_seconds",
+        "gauge",
+        "The longest time that a block waited for such copying.",
+        1e-9,
+    ),
+    (
+        "state_root_archive_bytes",
+        "sanyuan_state_root_archive_bytes",
+        "gauge",
+        "Bytes of the archive of state roots.",
+        1,
+    ),
 )
 
 

@@ -158,6 +158,22 @@ def http(
 
 
 @bench.command()
+@_workload_options
+@click.option("--roots", type=click.IntRange(1), default=3, show_default=True,
+              help="State roots made one after the other under load.")  # fmt: skip
+def roots(parent: Path | None, json_file: Path | None, roots: int, **workload: Any) -> None:
+    """State roots made while the engine is posted to without a pause; --transfers come before."""
+    from ledger.bench import engine_run, roots_run
+
+    with _errors(), _data_directory(parent) as directory:
+        with _progress() as progress:
+            figures = roots_run.run(
+                engine_run.Workload(**workload), directory, config.load(), roots, progress
+            )
+    _report(figures, json_file)
+
+
+@bench.command()
 @click.option("--accounts", type=click.IntRange(2), default=1_000_000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True,
               help="Each figure is the median of so many.")  # fmt: skip

@@ -98,7 +98,7 @@ class _Publishing:
         return lags
 
 
-class _Posting:
+class Posting:
     """Posts requests with at most eight in flight; buffers are used again after their replies."""
 
     def __init__(self, engine: Engine, kind: str, dtype: np.dtype, batch: int) -> None:
@@ -170,8 +170,8 @@ def run(workload: Workload, directory: Path, config: Config, progress: Progress)
         store.close()
 
 
-def _post_all(
-    posting: _Posting,
+def post_all(
+    posting: Posting,
     count: int,
     batch: int,
     fill: Callable[[np.ndarray, int], None],
@@ -198,8 +198,8 @@ def _measured(
     progress: Progress,
 ) -> dict[str, Any]:
     empty_memory = measure.anonymous_memory()
-    accounts = _Posting(engine, "accounts", layout.ACCOUNT, layout.REQUEST_EVENTS_MAX)
-    _post_all(
+    accounts = Posting(engine, "accounts", layout.ACCOUNT, layout.REQUEST_EVENTS_MAX)
+    post_all(
         accounts,
         workload.accounts,
         layout.REQUEST_EVENTS_MAX,
@@ -213,11 +213,11 @@ def _measured(
     before = engine.counters()
     used_before = measure.used_bytes(directory, store.written_ahead_bytes)
     written_before = measure.written_bytes()
-    transfers = _Posting(engine, "transfers", layout.TRANSFER, workload.batch)
+    transfers = Posting(engine, "transfers", layout.TRANSFER, workload.batch)
     log_cpu_started, checkpoints = publishing.publisher.cpu_s, len(publishing.published)
     cpu_started = measure.cpu_seconds()
     started = time.perf_counter()
-    _post_all(
+    post_all(
         transfers,
         workload.transfers,
         workload.batch,
