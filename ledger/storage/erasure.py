@@ -31,6 +31,9 @@ from ledger.storage.store import Hook, Progress, Reader, no_hook, no_progress
 BATCH_BYTES: Final = 32 << 20
 """Blocks of so many bytes are copied in one transaction."""
 
+SALTS_BYTES: Final = 32
+"""An entry's salts, in a block without a seed."""
+
 Records = np.ndarray[Any, Any]
 _KIND: Final = {name: number for name, (number, _) in layout.ENTRY_KINDS.items()}
 _PART: Final = {name: number for name, (number, _) in layout.BARE_PARTS.items()}
@@ -173,8 +176,8 @@ def erase(
             erasure.entries += details["entry_count"]
         if dry_run or not confirm(erasure):
             return erasure
+        _require_room(directory, config, old.entry_number)
         new = data_directory.begin_erasure(directory, store.instance)
-        _require_room(directory, config)
         erasure.entries = 0
         try:
             with store.reader() as reader:
@@ -367,8 +370,9 @@ def _compare_account(account: _Account, core: Any) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def _require_room(directory: Path, config: Config) -> None:
-    needed = sum(
+def _require_room(directory: Path, config: Config, entry_count: int) -> None:
+    # Where an account had entries, every entry of the block has its salts one by one.
+    needed = SALTS_BYTES * entry_count + sum(
         file.stat().st_blocks * 512
         for part in data_directory.PARTS
         for file in (directory / part).glob("*")

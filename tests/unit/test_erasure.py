@@ -20,8 +20,10 @@ from ledger._history import History
 from ledger._state_tree import StateBuilder
 from ledger.config import Config
 from ledger.engine import Engine
+from ledger.errors import DiskFull
 from ledger.storage import backup as backup_file
 from ledger.storage import directory as data_directory
+from ledger.storage import space
 from ledger.storage.erasure import Erasure, erase
 from ledger.storage.live import live_reader
 from ledger.storage.lmdb_store import LmdbStore
@@ -703,3 +705,14 @@ def test_random_accounts_of_a_random_ledger(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 160))
 def test_random_accounts_of_many_random_ledgers(tmp_path: Path, seed: int) -> None:
     check_random_erasures(tmp_path / "data", seed)
+
+
+def test_without_room_for_a_second_copy_nothing_is_written(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "free_bytes", lambda path: 100_000)
+    with pytest.raises(DiskFull, match="100,000 are"):
+        erase(directory, CONFIG, [ANNA])
+    assert not (directory / data_directory.ERASING).exists()
+    with opened(directory) as bank:
+        assert bank.core.slot_of(ANNA) >= 0
