@@ -30,7 +30,7 @@ from ledger._state_tree import StateBuilder
 from ledger.errors import DiskFailed, DiskFull, LedgerError, Unavailable
 from ledger.storage.roots import KeptRoots, RootWriter
 
-STEP_ROWS: Final = 1 << 15
+STEP_ROWS: Final = 1 << 13
 """Accounts copied in one turn of the engine: about half a millisecond."""
 STEP_SAVED_BYTES: Final = 16 << 20
 """For each so many bytes of accounts saved because they changed before they were copied, as many

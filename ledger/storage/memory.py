@@ -232,11 +232,11 @@ class MemoryStore:
         """See ``store.Store``."""
         return self._roots
 
-    def snapshot_step(self, core: Core, durable: int, named_root: int = -1) -> None:
+    def snapshot_step(self, core: Core, durable: int, named_root: int) -> None:
         """See ``store.Store``."""
         self._snapshot.step(core, durable, (self._roots.newest_block, named_root))
 
-    def snapshot_all(self, core: Core, durable: int, named_root: int = -1) -> None:
+    def snapshot_all(self, core: Core, durable: int, named_root: int) -> None:
         """See ``store.Store``."""
         self._snapshot.copy_all(core, durable, (self._roots.newest_block, named_root))
 

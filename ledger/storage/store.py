@@ -219,7 +219,7 @@ class Store(Protocol):
         """The archive of kept state roots: ``storage.roots.KeptRoots``, after ``recover``."""
         ...
 
-    def snapshot_step(self, core: Core, durable: int, named_root: int = -1) -> None:
+    def snapshot_step(self, core: Core, durable: int, named_root: int) -> None:
         """Copy a few pages at most; engine thread, after ``hash_block`` and before the next block
         is opened, and never while a state root is being made.
 
@@ -227,7 +227,7 @@ class Store(Protocol):
         """
         ...
 
-    def snapshot_all(self, core: Core, durable: int, named_root: int = -1) -> None:
+    def snapshot_all(self, core: Core, durable: int, named_root: int) -> None:
         """Copy all that changed, without a limit of rate, and wait for it to be written; every
         block is durable."""
         ...

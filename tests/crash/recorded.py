@@ -68,7 +68,7 @@ class WatchedStore(LmdbStore):
         self._noted = found.last_block
         return found
 
-    def snapshot_step(self, core: Any, durable: int, named_root: int = -1) -> None:
+    def snapshot_step(self, core: Any, durable: int, named_root: int) -> None:
         """See ``Store``."""
         if core.block_number != self._noted:
             self._noted = core.block_number

@@ -73,7 +73,7 @@ def original() -> tuple[dict[str, bytes], list[object]]:
         for number in range(POSTED):
             bank.run(SCRIPT[: number + 1], number)
             if number in (2, 4):
-                bank.store.snapshot_all(bank.core, bank.durable)
+                bank.store.snapshot_all(bank.core, bank.durable, bank.named_root)
         bank.store.drain()
         bank.store.close()
         files = {
@@ -102,7 +102,7 @@ def replies(path: Path) -> list[object]:
         answers += [bank.books(), history(bank, IDS)]
         for number in range(POSTED, len(SCRIPT)):
             answers.append([array.tobytes() for array in bank.run(SCRIPT[: number + 1], number)[0]])
-        bank.store.snapshot_all(bank.core, bank.durable)
+        bank.store.snapshot_all(bank.core, bank.durable, bank.named_root)
         answers += [bank.books(), history(bank, IDS)]
     finally:
         bank.store.close()

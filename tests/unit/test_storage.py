@@ -524,7 +524,7 @@ def filled(tmp_path: Path) -> tuple[Path, dict[str, object], list[object]]:
     directory.create(path, instance=INSTANCE)
     bank = Bank(LmdbStore(path, CONFIG, pace=AT_ONCE))
     bank.run(SCRIPT[:6])
-    bank.store.snapshot_all(bank.core, bank.durable)
+    bank.store.snapshot_all(bank.core, bank.durable, bank.named_root)
     bank.run(SCRIPT, 6)
     books, known = bank.books(), history(bank, IDS)
     bank.store.close()
@@ -628,7 +628,7 @@ def test_blocks_of_another_ledger_or_out_of_chain_are_not_accepted(filled):
 def test_a_clean_end_leaves_nothing_to_replay_but_the_last_block(filled):
     path, books, _ = filled
     bank = Bank(LmdbStore(path, CONFIG))
-    bank.store.snapshot_all(bank.core, bank.durable)
+    bank.store.snapshot_all(bank.core, bank.durable, bank.named_root)
     bank.store.close()
     bank = Bank(LmdbStore(path, CONFIG))
     assert bank.recovery.replayed_blocks == 1
