@@ -659,8 +659,9 @@ class Engine:
                     self._make_seal(now)
         started = time.perf_counter_ns()
         self._roots.turn(core)
-        if not self._roots.busy:
-            self.store.snapshot_step(core, self._durable_block, self._roots.named_root)
+        self.store.snapshot_step(
+            core, self._durable_block, self._roots.named_root, paused=self._roots.busy
+        )
         self._stage_ns["snapshot"] += time.perf_counter_ns() - started
         return True
 

@@ -212,10 +212,12 @@ class LmdbStore:
         assert self._roots is not None
         return self._roots
 
-    def snapshot_step(self, core: Core, durable: int, named_root: int) -> None:
+    def snapshot_step(
+        self, core: Core, durable: int, named_root: int, *, paused: bool = False
+    ) -> None:
         """See ``store.Store``."""
         assert self._snapshot is not None
-        self._snapshot.step(core, durable, (self.roots.newest_block, named_root))
+        self._snapshot.step(core, durable, (self.roots.newest_block, named_root), paused=paused)
 
     def snapshot_all(self, core: Core, durable: int, named_root: int) -> None:
         """See ``store.Store``."""

@@ -232,9 +232,11 @@ class MemoryStore:
         """See ``store.Store``."""
         return self._roots
 
-    def snapshot_step(self, core: Core, durable: int, named_root: int) -> None:
+    def snapshot_step(
+        self, core: Core, durable: int, named_root: int, *, paused: bool = False
+    ) -> None:
         """See ``store.Store``."""
-        self._snapshot.step(core, durable, (self._roots.newest_block, named_root))
+        self._snapshot.step(core, durable, (self._roots.newest_block, named_root), paused=paused)
 
     def snapshot_all(self, core: Core, durable: int, named_root: int) -> None:
         """See ``store.Store``."""

@@ -204,14 +204,24 @@ class Snapshot:
         recovery."""
         self._last_floor_block = floor_block
 
-    def step(self, core: Core, durable: int, roots: tuple[int, int] = (-1, -1)) -> None:
-        """Copy what the rate allows, and hand full chunks on. ``durable`` is the last durable
-        block, ``roots`` are the newest ones with a kept and with a named state root."""
+    def step(
+        self,
+        core: Core,
+        durable: int,
+        roots: tuple[int, int] = (-1, -1),
+        *,
+        paused: bool = False,
+    ) -> None:
+        """Copy what the rate allows, and hand full chunks on; ``paused``: copy nothing. ``durable``
+        is the last durable block, ``roots`` are the newest ones with a kept and with a named state
+        root."""
         self._set_durable(durable)
         now = self._monotonic()
         earned = (now - self._last_step) * self._bytes_per_second
         self._budget_bytes = min(self._pace.step_bytes, self._budget_bytes + earned)
         self._last_step = now
+        if paused:
+            return
         if self._floor is None:
             if now - self._pass_began < self._pace.pass_interval_s or not self._begin(core, roots):
                 return

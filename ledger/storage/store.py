@@ -219,9 +219,11 @@ class Store(Protocol):
         """The archive of kept state roots: ``storage.roots.KeptRoots``, after ``recover``."""
         ...
 
-    def snapshot_step(self, core: Core, durable: int, named_root: int) -> None:
+    def snapshot_step(
+        self, core: Core, durable: int, named_root: int, *, paused: bool = False
+    ) -> None:
         """Copy a few pages at most; engine thread, after ``hash_block`` and before the next block
-        is opened, and never while a state root is being made.
+        is opened. ``paused``, while a state root is being made: copy none.
 
         ``named_root`` is the newest block whose state root a decided block names.
         """

@@ -68,12 +68,14 @@ class WatchedStore(LmdbStore):
         self._noted = found.last_block
         return found
 
-    def snapshot_step(self, core: Any, durable: int, named_root: int) -> None:
+    def snapshot_step(
+        self, core: Any, durable: int, named_root: int, *, paused: bool = False
+    ) -> None:
         """See ``Store``."""
         if core.block_number != self._noted:
             self._noted = core.block_number
             self._note("state", core.block_number, state_digest(core))
-        super().snapshot_step(core, durable, named_root)
+        super().snapshot_step(core, durable, named_root, paused=paused)
 
     def append(self, value: bytes, block: Any) -> None:
         """See ``Store``."""

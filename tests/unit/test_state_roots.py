@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,9 +17,10 @@ from ledger._verifier import Verifier
 from ledger.config import Config
 from ledger.errors import DataDamaged, DiskFailed, DiskFull, Unavailable
 from ledger.sealing import is_seal_block
-from ledger.storage.memory import MemoryDisk, MemoryStore
+from ledger.storage.memory import MemoryDisk, MemoryPages, MemoryStore
 from ledger.storage.rebuilt_roots import archive_differences, asked_by, captured_root
 from ledger.storage.recovery import read_block
+from ledger.storage.snapshot import unpack_page
 from ledger.storage.store import Recovery
 from tests.unit.test_engine import Bench, account, eventually, transfer
 
@@ -227,24 +229,30 @@ def test_posting_goes_on_and_the_snapshot_waits_while_a_root_is_made(
     monkeypatch.setattr(state_roots, "QUEUE_ROWS", 512)
     bench = make(snapshot_interval_ms=1)
     bench.open_accounts(1, 3000)
-    steps: list[str] = []
+    reached, release = threading.Event(), threading.Event()
+    page_blocks: list[int] = []
 
     def hold(step: str, when: str) -> None:
-        steps.append(step)
         if step == "root" and when == "before":
-            assert bench.gate.open.wait(10)
+            reached.set()
+            assert release.wait(10)
+            for (kind, number), value in list(bench.disk.pages.items()):
+                page = unpack_page(bench.disk.instance, kind, number, value)
+                page_blocks.append(page.block)
 
     bench.on_step = hold
     ended = bench.end_day().result(5).position >> layout.INDEX_BITS
-    bench.gate.open.set()
-    eventually(lambda: "root" in steps or bench.engine._roots.busy)
+    assert reached.wait(5)
     for number in range(1, 60):
         bench.post("transfers", transfer(number, 1 + number))
+    release.set()
     eventually(lambda: bench.kept() == [ended])
-    before = steps.index("root")
-    assert "pages" not in steps[:before]
-    eventually(lambda: "floor" in steps)
+    assert max(page_blocks, default=0) <= ended
+    assert bench.engine.durable_block >= ended + 59
     bench.engine.drain()
+    floor = MemoryPages(bench.disk).read_floor()
+    assert floor is not None
+    assert (floor.kept_root, floor.block > ended) == (ended, True)
     assert check(bench.disk) == {ended}
     assert bench.engine.counters()["state_roots"] == 1
 
