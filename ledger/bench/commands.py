@@ -205,3 +205,25 @@ def commit(accounts: int, repeats: int, json_file: Path | None) -> None:
     console = Console()
     console.print(blocks)
     console.print(roots)
+
+
+@bench.command()
+@click.option("--transfers", type=click.IntRange(1), default=1_000_000, show_default=True)
+@click.option("--requests", type=click.IntRange(1), default=2000, show_default=True,
+              help="Proofs that are asked for.")  # fmt: skip
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)  # fmt: skip
+@click.option(
+    "--dir", "parent", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where to make the data directory; a real disk, not tmpfs. Default: here.",
+)  # fmt: skip
+def proofs(transfers: int, requests: int, json_file: Path | None, parent: Path | None) -> None:
+    """Proofs of transfers drawn from all, in process and over HTTP, and a statement of 1,000."""
+    from ledger.bench import proof_run
+
+    with _errors(), _data_directory(parent) as directory:
+        with _progress() as progress:
+            figures = proof_run.run(transfers, requests, directory, progress)
+    _report(figures, json_file)

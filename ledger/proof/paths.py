@@ -99,7 +99,9 @@ class Paths:
         view = reader.block(number)
         entries = view.entries(start, stop)
         self._fill(entries)
-        private = view.private().part(start, stop)
+        private = view.private()
+        if stop - start < view.entry_count:
+            private = private.part(start, stop)
         first = layout.position(number, start)
         metadata = [reader.metadata(first + i) for i in private.metadata_indexes.tolist()]
         leaves: np.ndarray = block_leaves(entries, private, private.ext_digests(metadata))

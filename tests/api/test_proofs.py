@@ -21,6 +21,7 @@ from ledger.proof.cosigners import Cosigners
 from ledger.proof.policy import parse_policy
 from ledger.proof.publisher import Publisher
 from ledger.storage.directory import create
+from ledger.storage.erasure import erase
 from ledger.storage.lmdb_store import LmdbStore
 from tests.api.auditor import Auditor, mentions
 from tests.api.harness import Service, running
@@ -590,6 +591,68 @@ async def test_proofs_go_on_after_a_restart(tmp_path: Path) -> None:
         assert len(json.loads(body)["items"][-1]["entries"]) == 20
         answer = await town.post("/v1/consistency-proof", {"checkpoint": old})
         town.auditor.accepts(answer.raw)
+
+
+async def test_what_was_erased_is_missing_from_no_proof_of_others(tmp_path: Path) -> None:
+    async with serving(tmp_path) as town:
+        await town.accounts(CASH, code=10)
+        await town.accounts(WANG, metadata={"name": "Wang"})
+        await town.accounts(LI, metadata={"name": "Li Wei"})
+        await town.day(1, "2026-03-01")
+        await town.pay(700, 20, CASH, LI, metadata={"to": "Li Wei"})
+        await town.pay(800, 20, LI, WANG, metadata={"from": "Li Wei"})
+        await town.day(2, "2026-03-02")
+        blocked = ["debits_blocked", "credits_blocked"]
+        await town.created(
+            "/v1/account-settings", {"id": "51", "account_id": str(LI), "flags": blocked}
+        )
+        await town.pay(900, 20, CASH, WANG)
+        await town.day(3, "2026-03-03")
+        whole = await town.get("/v1/audit/export", account=f"{WANG},{LI}")
+        town.auditor.accepts(whole.raw)
+    before = json.loads(town_bundle(whole.raw))
+    outcome = erase(tmp_path / "ledger", [LI], CONFIG)
+    assert outcome is not None
+    async with serving(tmp_path) as town:
+        await town.pay(1000, 1, CASH, WANG)
+        await town.make_root()
+        for path in (f"/v1/accounts/{LI}/proof", f"/v1/accounts/{LI}/statement-proof"):
+            assert (await town.get(path)).status == 404
+        bodies = [
+            await town.proof(path, **parameters)
+            for path, parameters in (
+                ("/v1/transfers/805/proof", {}),
+                ("/v1/transfers/905/proof", {}),
+                (f"/v1/accounts/{WANG}/proof", {}),
+                (f"/v1/accounts/{WANG}/statement-proof", {"disclose": "counterparties,metadata"}),
+                ("/v1/trial-balance/proof", {"tiles": "156:20:0"}),
+                ("/v1/audit/sample", {"count": "60", "seed": "x"}),
+            )
+        ]
+        record = town.publisher.log.last_record()
+        total = record.first_entry + record.entry_count
+        body = await town.proof("/v1/audit/sample", count=str(total), seed="all of them")
+        kinds = [item["type"] for item in json.loads(body)["items"]]
+        assert kinds.count("erased") == 2  # the opening and the settings
+        for body in (*bodies, body):
+            assert not mentions(body, LI)
+            assert "Li Wei".encode() not in body
+        package = await town.get("/v1/audit/export", account="all")
+        town.auditor.accepts(package.raw)
+        statement = await town.get("/v1/audit/export", account=str(WANG), to="2026-03-02")
+        town.auditor.accepts(statement.raw)
+        # The lines of the counterparty are those of before, hash by hash.
+        items = [json.loads(town_bundle(statement.raw)), before]
+        lines = [
+            next(i for i in one["items"] if i["type"] == "statement" and i["account"] == str(WANG))
+            for one in items
+        ]
+        assert lines[0]["entries"][1:21] == lines[1]["entries"][1:21]
+
+
+def town_bundle(package: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(package)) as opened:
+        return opened.read("bundle.json")
 
 
 async def test_proofs_while_much_is_posted(town: Bank) -> None:
