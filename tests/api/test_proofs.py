@@ -604,15 +604,16 @@ async def test_what_was_erased_is_missing_from_no_proof_of_others(tmp_path: Path
         await town.day(2, "2026-03-02")
         blocked = ["debits_blocked", "credits_blocked"]
         await town.created(
-            "/v1/account-settings", {"id": "51", "account_id": str(LI), "flags": blocked}
+            "/v1/account-settings",
+            {"id": "51", "account_id": str(LI), "flags": blocked, "user_data_64": "77"},
         )
         await town.pay(900, 20, CASH, WANG)
         await town.day(3, "2026-03-03")
         whole = await town.get("/v1/audit/export", account=f"{WANG},{LI}")
         town.auditor.accepts(whole.raw)
     before = json.loads(town_bundle(whole.raw))
-    outcome = erase(tmp_path / "ledger", [LI], CONFIG)
-    assert outcome is not None
+    erasure = erase(tmp_path / "ledger", CONFIG, [LI])
+    assert erasure.done, erasure.refusals
     async with serving(tmp_path) as town:
         await town.pay(1000, 1, CASH, WANG)
         await town.make_root()
@@ -631,12 +632,12 @@ async def test_what_was_erased_is_missing_from_no_proof_of_others(tmp_path: Path
         ]
         record = town.publisher.log.last_record()
         total = record.first_entry + record.entry_count
-        body = await town.proof("/v1/audit/sample", count=str(total), seed="all of them")
-        kinds = [item["type"] for item in json.loads(body)["items"]]
+        everything = await town.proof("/v1/audit/sample", count=str(total), seed="all of them")
+        kinds = [item["type"] for item in json.loads(everything)["items"]]
         assert kinds.count("erased") == 2  # the opening and the settings
-        for body in (*bodies, body):
+        for body in (*bodies, everything):
             assert not mentions(body, LI)
-            assert "Li Wei".encode() not in body
+            assert b"Li Wei" not in body
         package = await town.get("/v1/audit/export", account="all")
         town.auditor.accepts(package.raw)
         statement = await town.get("/v1/audit/export", account=str(WANG), to="2026-03-02")
