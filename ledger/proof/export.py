@@ -314,7 +314,7 @@ def package(
             _file(f"statement-{one.account_id}.csv", statement_csv(one, counterparty=counterparty))
             for one in proven.statements
         ),
-        *(_file(path.name, path.read_bytes()) for path in _VERIFIERS if path.exists()),
+        *(_file(path.name, path.read_bytes()) for path in _VERIFIERS),
         *(
             _file(f"interval-{index}.tlog-proof", log.tlog_proof(index, proven.note).encode())
             for index in proven.intervals

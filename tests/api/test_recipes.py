@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def test_the_page_has_the_recipes_that_it_must_have() -> None:
 def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
     text = (PAGE.parent.parent / "README.md").read_text()
     session = text[text.index("## A first session") : text.index("## A tour")]
-    block = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)[1]
+    _, block, audit = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)
+    # The sanitizers of a debug build are for Python, not for curl.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     data_directory.create(tmp_path / "data")
     signing.create_key(tmp_path / "data/signing-key", name="bank.example/ledger", passphrase=None)
     with ServerProcess(tmp_path / "data") as server:
@@ -108,10 +111,20 @@ def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
             text=True,
             check=False,
             timeout=60,
-            # The sanitizers of a debug build are for Python, not for curl.
-            env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
+            env=environment,
+        )
+        proven = subprocess.run(
+            ["bash", "-euc", f'sanyuan() {{ {sys.executable} -m ledger "$@"; }}\n{audit}'],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "SANYUAN_URL": server.url, "PYTHONPATH": str(PAGE.parents[1])},
         )
     assert done.returncode == 0, done.stderr
+    assert proven.returncode == 0, proven.stdout + proven.stderr
+    assert "is in block 1 of the journal" in proven.stdout
     output, name, checkpoint = done.stdout.partition("bank.example/ledger\n")
     note = parse_note(name + checkpoint)
     assert signing.read_policy(tmp_path / "data/signing-key").approve(note).checkpoint.size >= 1
