@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,13 +141,16 @@ async def _timed_transfers(
     limit = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=limit) as session:
         syncs_before = await _metric(session, server.url, _SYNCS)
-        own_before, served_before = measure.cpu_seconds(), _process_cpu(server.process.pid)
+        own_before, served_before = (
+            measure.cpu_seconds(),
+            measure.process_cpu_seconds(server.process.pid),
+        )
         poster = _Poster(session, server.url, "transfers", encoding)
         started = time.perf_counter()
         await _post_transfers(poster, generator, workload, connections, progress)
         seconds = time.perf_counter() - started
         own = measure.cpu_seconds() - own_before
-        served = _process_cpu(server.process.pid) - served_before
+        served = measure.process_cpu_seconds(server.process.pid) - served_before
         syncs = await _metric(session, server.url, _SYNCS) - syncs_before
     latencies = measure.Latencies(np.array(poster.latencies))
     return _Posted(seconds, own, served, int(syncs), latencies)
@@ -171,11 +173,6 @@ def _stop(server: ServerProcess) -> float:
     if code != 0:
         raise LedgerError(f"the server ended with exit code {code}: {server.output}")
     return time.perf_counter() - started
-
-
-def _process_cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(

@@ -71,6 +71,12 @@ def cpu_seconds(*, children: bool = False) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def process_cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def written_bytes(process: int | str = "self") -> int:
     """Return how many bytes a process has caused to be written to disks."""
     for line in Path(f"/proc/{process}/io").read_text().splitlines():

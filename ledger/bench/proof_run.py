@@ -88,16 +88,18 @@ def _in_process(requests: int, progress: Progress) -> dict[str, dict[str, float]
                 if number % 100 == 99:
                     progress(f"blocks of {size}", number + 1, requests)
         for name, times in (("first_use", cold), ("used", warm)):
-            figures[f"block_{size}_{name}_ms"] = measure.Latencies(np.array(times)).milliseconds()
+            elapsed, processor = np.array(times).T
+            figures[f"block_{size}_{name}_ms"] = measure.Latencies(elapsed).milliseconds()
+            figures[f"block_{size}_{name}_cpu_ms"] = measure.Latencies(processor).milliseconds()
     return figures
 
 
-def _time_ns(reader: Any, paths: Paths, position: int) -> int:
-    """Return how long leaf and path of one entry take."""
-    began = time.perf_counter_ns()
+def _time_ns(reader: Any, paths: Paths, position: int) -> tuple[int, int]:
+    """Return how long leaf and path of one entry take, and the processor time of it."""
+    began, cpu = time.perf_counter_ns(), time.thread_time_ns()
     read_entry(reader, position, paths.row(reader, position))
     paths.in_block(reader, position)
-    return time.perf_counter_ns() - began
+    return time.perf_counter_ns() - began, time.thread_time_ns() - cpu
 
 
 async def _post(client: Client, url: str, transfers: int, progress: Progress) -> None:
@@ -124,10 +126,10 @@ async def _post(client: Client, url: str, transfers: int, progress: Progress) ->
 
 
 async def _over_http(
-    url: str, transfers: int, requests: int, progress: Progress
+    server: ServerProcess, transfers: int, requests: int, progress: Progress
 ) -> tuple[dict[str, Any], bytes]:
     """Return figures, and the bundle of the statement."""
-    random = np.random.default_rng(3)
+    random, url = np.random.default_rng(3), server.url
     times: list[int] = []
     sizes: list[int] = []
     fresh: list[int] = []
@@ -138,6 +140,7 @@ async def _over_http(
         await client.proofs.transfer(_FIRST_ID + transfers + 1_000_000)
         while not [r for r in await client.proofs.state_roots() if r.block >= block]:
             await asyncio.sleep(0.05)
+        served = measure.process_cpu_seconds(server.process.pid)
         async with aiohttp.ClientSession() as session:
             for number in range(requests):
                 wanted = _FIRST_ID + int(random.integers(transfers))
@@ -149,6 +152,7 @@ async def _over_http(
                 sizes.append(len(body))
                 if number % 100 == 99:
                     progress("proofs", number + 1, requests)
+        served = measure.process_cpu_seconds(server.process.pid) - served
         for number in range(FRESH):
             event = _transfers(random, transfers + 2_000_000 + number, 1)
             require_created("transfers", await client.create_transfers(event))
@@ -160,6 +164,7 @@ async def _over_http(
         seconds = time.perf_counter() - started
     figures = {
         "http_transfer_ms": measure.Latencies(np.array(times)).milliseconds(),
+        "http_transfer_server_cpu_ms": round(1e3 * served / requests, 3),
         "transfer_bundle_bytes": int(np.median(sizes)),
         "just_posted_ms": measure.Latencies(np.array(fresh)).milliseconds(),
         "statement_seconds": round(seconds, 3),
@@ -195,7 +200,7 @@ def run(transfers: int, requests: int, directory: Path, progress: Progress) -> d
     key = directory / signing.DEFAULT_NAME
     signing.create_key(key, name="bench.example/ledger", passphrase=None)
     with ServerProcess(directory) as server:
-        served, statement = asyncio.run(_over_http(server.url, transfers, requests, progress))
+        served, statement = asyncio.run(_over_http(server, transfers, requests, progress))
         figures |= served
         server.stop(120)
     figures |= _verified(statement, bytes(signing.read_policy(key)))

@@ -183,3 +183,20 @@ def test_commit_command_measures_every_kernel(tmp_path: Path) -> None:
     ]
     assert all(row["build_cpu_seconds"] > 0 for row in figures["state_roots"])
     assert _merkle.lane_count() == chosen
+
+
+def test_proofs_are_measured_and_hold(disk_path: Path) -> None:
+    file = disk_path / "figures.json"
+    arguments = ["proofs", "--transfers", "9000", "--requests", "50", "--dir", str(disk_path)]
+    done = CliRunner().invoke(bench, [*arguments, "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(file.read_text())
+    for name in (
+        "block_8190_first_use_ms", "block_8190_used_ms", "block_65536_first_use_ms",
+        "block_65536_used_ms", "http_transfer_ms", "just_posted_ms",
+    ):  # fmt: skip
+        assert 0 < figures[name]["p50"] <= figures[name]["p99"] <= figures[name]["max"]
+    # A path from a block that was used needs 256 entries, from another one all of them.
+    assert figures["block_65536_used_ms"]["p50"] < figures["block_65536_first_use_ms"]["p50"] / 5
+    assert 2000 < figures["transfer_bundle_bytes"] < 4000
+    assert figures["statement_bundle_bytes"] > 1000 * 180
