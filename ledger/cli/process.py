@@ -1,5 +1,5 @@
 """A server as a child process: started, waited for, stopped or killed. The demo and the tests run
-servers with it.
+servers and witnesses with it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final, Self
 from ledger.errors import Unavailable
 
 READY: Final = re.compile(r"^ready (?P<url>https?://\S+)", re.MULTILINE)
-"""What ``sanyuan serve`` prints when it takes requests."""
+"""What ``sanyuan serve`` and ``sanyuan witness serve`` print when they take requests."""
 
 
 class ServerProcess:
     """``sanyuan serve`` on a data directory, as a child process; as a context manager it is ended
-    at the end.
+    at the end. With ``words`` another command that serves a directory: ``("witness", "serve")``.
 
     ``url`` is where it listens. ``port`` 0 lets the system choose one. Raises Unavailable when the
     server ends instead of getting ready; ``output`` has what it printed.
@@ -34,12 +34,14 @@ class ServerProcess:
         self,
         directory: Path,
         *,
+        words: tuple[str, ...] = ("serve",),
         port: int = 0,
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
         ready_within_s: float = 120.0,
     ) -> None:
-        command = [sys.executable, "-m", "ledger", "serve", str(directory), "--port", str(port)]
+        command = [sys.executable, "-m", "ledger", *words, str(directory)]
+        command += ["--port", str(port)]
         self.output = ""
         self._ready = threading.Event()
         self.process = subprocess.Popen(

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from ledger.cli import COMMANDS, main
 from ledger.cli.console import EXIT_CODES, bytes_text, money
+from ledger.cli.demo.auditing import Auditor
 from ledger.cli.process import ServerProcess
 from ledger.cli.remote import requests_of
 from ledger.client import Client, Result
@@ -460,11 +461,27 @@ def test_a_small_demo_holds_what_it_promises(tmp_path: Path) -> None:
         "--seconds", 0.5,
     )  # fmt: skip
     assert all(check["holds"] for check in figures["checks"])
-    assert len(figures["checks"]) >= 9
+    sentences = " ".join(check["sentence"] for check in figures["checks"])
+    for part in ("the statement is proven", "so is the trial balance", "witness", "did not fork"):
+        assert part in sentences
+    assert sentences.count("altered") == 2
+    assert len(figures["checks"]) >= 17
+    assert figures["log_size_after"] > figures["log_size_before_kill"] > 0
     assert figures["acknowledged_and_found"] == figures["acknowledged_before_kill"] > 0
     verdict = answer("verify", tmp_path / "demo")
     assert verdict["clean"]
     assert verdict["entries"] > 6000
+
+
+def test_the_demo_notices_what_the_auditor_refuses(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.txt"
+    policy.write_text("quorum none\n")
+    auditor = Auditor(tmp_path / "auditor", policy)
+    (auditor.folder / "bundle.json").write_text("{}\n")
+    verdict = auditor.verify("bundle.json")
+    assert verdict.status == 1
+    assert "REFUSED" in verdict.refusal[0]
+    assert auditor.verify("missing.json").status == 2
 
 
 # ----------------------------------------------------------------------------------------------

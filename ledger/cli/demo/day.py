@@ -1,37 +1,25 @@
-"""``sanyuan demo``: a bank's day over HTTP, a kill in the middle of posting, and a look at what is
-left.
-
-Nothing here is arranged: the server is a process of its own on a data directory, all figures are
-measured or read back from it, and the command fails when one of them is not what double entry and
-durability say it must be.
+"""A bank's day, posted over HTTP: accounts, salaries, purchases, card holds, interest; and the list
+of what must hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import date
 from typing import Any, Final
 
-import click
 import numpy as np
 from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
 
 from ledger import layout
-from ledger.cli.console import CHECK_FAILED, bar, console, money, print_json, stages
-from ledger.cli.process import ServerProcess
-from ledger.client import Client, ClientError, Records
-from ledger.config import Config
-from ledger.storage import directory as data_directory
-from ledger.storage.verify import verify
+from ledger.cli.console import bar, console, money
+from ledger.client import Client, Records
 
 LEDGER: Final = 156
 """Chinese yuan, by the number of ISO 4217."""
@@ -47,8 +35,9 @@ SALARY, PURCHASE, HOLD, INTEREST_PAYMENT, DEPOSIT = range(1, 6)
 EMPLOYERS: Final = 50
 SHOPS: Final = 200
 REQUESTS_IN_FLIGHT: Final = 4
-SMALL_REQUEST: Final = 250
-SMALL_REQUESTS_IN_FLIGHT: Final = 16
+TODAY: Final = date(2026, 1, 5)
+TOMORROW: Final = date(2026, 1, 6)
+"""Business dates: of the day that is played, and of the one that begins when it is over."""
 
 
 @dataclass(slots=True)
@@ -303,6 +292,12 @@ async def post_the_day(day: Day, client: Client, display: Progress, purchases: i
     await post_all(day, client.create_transfers, interest, display, "interest")
 
 
+async def begin_business_day(day: Day, client: Client, to: date) -> None:
+    """Move the business date; the state of all accounts at that moment is kept under one hash."""
+    moved = await client.move_business_date({"id": int(day.ids(1)[0]), "date": f"{to}"})
+    day.check(f"the business date is {to}", moved.status == "created")
+
+
 async def refuse_an_overdraft(day: Day, client: Client) -> None:
     """Try to spend more than an account has, and show why the ledger refuses."""
     customer = int(day.all_customers[0])
@@ -356,202 +351,3 @@ async def trial_balance(day: Day, client: Client, *, show: bool) -> dict[str, in
         and sums["debits_pending"] == sums["credits_pending"],
     )
     return sums
-
-
-@dataclass(slots=True)
-class Crash:
-    """What was posted around the kill: requests that were acknowledged, and those without an
-    answer.
-    """
-
-    acknowledged: list[Records] = field(default_factory=list)
-    unanswered: list[Records] = field(default_factory=list)
-
-    def count(self, which: str) -> int:
-        """Return the number of transfers in one of the two lists."""
-        return sum(len(records) for records in getattr(self, which))
-
-
-async def post_until_killed(day: Day, server: ServerProcess, seconds: float) -> Crash:
-    """Post small requests, kill the server with SIGKILL in the middle, and return who was told
-    what.
-    """
-    crash = Crash()
-    async with Client(server.url, give_up_after_s=0.0, exists="never") as client:
-
-        async def poster() -> None:
-            while True:
-                records = transfers(
-                    day,
-                    EMPLOYER_IDS[day.rng.integers(0, EMPLOYERS, SMALL_REQUEST)],
-                    day.customer(SMALL_REQUEST),
-                    day.rng.integers(1, 1000, SMALL_REQUEST, dtype=np.uint64),
-                    SALARY,
-                    count=SMALL_REQUEST,
-                )
-                try:
-                    results = await client.create_transfers(records)
-                except ClientError:
-                    crash.unanswered.append(records)
-                    return
-                if not bool((results["status"] == layout.CREATED).all()):
-                    raise AssertionError("a salary was refused")
-                crash.acknowledged.append(records)
-
-        posters = [asyncio.create_task(poster()) for _ in range(SMALL_REQUESTS_IN_FLIGHT)]
-        await asyncio.sleep(seconds)
-        server.process.kill()
-        await asyncio.gather(*posters)
-    server.kill()
-    return crash
-
-
-async def check_after_crash(
-    day: Day, client: Client, crash: Crash, before: dict[str, int], display: Progress
-) -> None:
-    """Look up every acknowledged transfer, send the unanswered ones again, and count the money."""
-    task = display.add_task(f"{'looking each of them up':<28}", total=crash.count("acknowledged"))
-    found = 0
-    for start in range(0, len(crash.acknowledged), 30):
-        records = np.concatenate(crash.acknowledged[start : start + 30])
-        stored = await client.lookup_transfers(int(number) for number in records["id"]["lo"])
-        found += sum(
-            one is not None
-            and one.amount == int(record["amount"]["lo"])
-            and one.debit_account_id == int(record["debit_account_id"]["lo"])
-            and one.credit_account_id == int(record["credit_account_id"]["lo"])
-            for one, record in zip(stored, records, strict=True)
-        )
-        display.advance(task, len(records))
-    expected = crash.count("acknowledged")
-    day.check(
-        f"{found:,} of {expected:,} acknowledged transfers are there, with what was sent",
-        found == expected and expected > 0,
-    )
-    created = existed = 0
-    for records in crash.unanswered:
-        results = await client.create_transfers(records, exists="never")
-        created += int((results["status"] == layout.CREATED).sum())
-        existed += int((results["status"] == layout.STATUS_NUMBERS["TRANSFER"]["exists"]).sum())
-    day.check(
-        f"{crash.count('unanswered'):,} without an answer were sent again with the same ids:"
-        f" {created:,} are new, {existed:,} had been made durable",
-        created + existed == crash.count("unanswered"),
-    )
-    after = await trial_balance(day, client, show=False)
-    posted = sum(
-        int(records["amount"]["lo"].sum()) for records in crash.acknowledged + crash.unanswered
-    )
-    day.check(
-        f"debits grew by {money(posted)}, as sent: nothing is missing, nothing is there twice",
-        after["debits_posted"] - before["debits_posted"] == posted,
-    )
-    day.figures |= {
-        "acknowledged_before_kill": expected,
-        "acknowledged_and_found": found,
-        "unanswered": crash.count("unanswered"),
-        "unanswered_created": created,
-        "unanswered_existed": existed,
-    }
-
-
-async def run(day: Day, directory: Path, purchases: int, posting_seconds: float) -> None:
-    """Play the day; every check is noted in ``day``."""
-    with ServerProcess(directory) as server:
-        day.say(f"A server on {directory}, at {server.url}")
-        async with Client(server.url) as client:
-            with day.bars() as display:
-                await open_books(day, client, display)
-                await post_the_day(day, client, display, purchases)
-            day.say("The day is over")
-            rate = int(day.posted / day.seconds)
-            p50, p99 = np.percentile(np.array(day.latencies) * 1000, [50, 99])
-            if not day.quiet:
-                console.print(
-                    f"  {day.posted:,} transfers in {day.seconds:.1f} s:"
-                    f" [bold green]{rate:,} a second[/], each durable before its answer"
-                )
-                console.print(
-                    f"  a request of {layout.REQUEST_EVENTS_MAX:,} took {p50:.0f} ms (median),"
-                    f" {p99:.0f} ms (99 %)\n"
-                )
-            day.figures |= {
-                "transfers": day.posted,
-                "seconds": round(day.seconds, 3),
-                "transfers_per_second": rate,
-                "request_ms_p50": round(float(p50), 1),
-                "request_ms_p99": round(float(p99), 1),
-            }
-            await refuse_an_overdraft(day, client)
-            before = await trial_balance(day, client, show=True)
-        day.say(f"More salaries, and SIGKILL after {posting_seconds:g} s")
-        crash = await post_until_killed(day, server, posting_seconds)
-        acknowledged = crash.count("acknowledged")
-        day.check(f"{acknowledged:,} transfers were acknowledged before the kill", acknowledged > 0)
-    began = time.perf_counter()
-    with ServerProcess(directory) as server:
-        recovered = time.perf_counter() - began
-        day.figures["restart_seconds"] = round(recovered, 2)
-        day.say(f"Started again: ready after {recovered:.1f} s")
-        async with Client(server.url) as client:
-            with day.bars() as display:
-                await check_after_crash(day, client, crash, before, display)
-        day.check("the server drains and stops when asked to", server.stop() == 0)
-    day.say("Every entry decided again, from the first block on")
-    with stages(quiet=day.quiet) as progress:
-        verdict = verify(directory, Config(), progress)
-    day.figures |= {"verified_entries": verdict.entries, "differences": verdict.difference_count}
-    day.check(
-        f"{verdict.entries:,} entries in {verdict.blocks:,} blocks, {verdict.accounts:,} accounts,"
-        f" {verdict.ids:,} ids: {verdict.difference_count:,} differences",
-        verdict.clean and verdict.entries > day.posted,
-    )
-
-
-@click.command()
-@click.option(
-    "--directory",
-    type=click.Path(path_type=Path),
-    help="Data directory to make; by default a temporary one that is removed at the end.",
-)
-@click.option("--customers", default=20_000, show_default=True, type=click.IntRange(100, 10**6))
-@click.option("--purchases", default=1_500_000, show_default=True, type=click.IntRange(1000, 10**8))
-@click.option("--seconds", default=2.0, show_default=True, help="Posting before the kill.")
-@click.option("--seed", default=1, show_default=True, help="Of the random amounts and accounts.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures and checks as JSON only.")
-def demo(
-    directory: Path | None,
-    customers: int,
-    purchases: int,
-    seconds: float,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Play a bank's day over HTTP, kill the server, and show that nothing is lost.
-
-    Exit code 1 when anything that must hold does not.
-    """
-    temporary = Path(tempfile.mkdtemp(prefix="sanyuan-demo-")) if directory is None else None
-    path = directory or (temporary or Path()) / "data"
-    day = Day(
-        customers=customers,
-        rng=np.random.default_rng(seed),
-        next_id=time.time_ns(),
-        quiet=as_json,
-    )
-    try:
-        data_directory.create(path)
-        asyncio.run(run(day, path, purchases, seconds))
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    failed = [check.sentence for check in day.checks if not check.holds]
-    if as_json:
-        checks = [{"sentence": c.sentence, "holds": c.holds} for c in day.checks]
-        print_json({**day.figures, "checks": checks, "cores": os.cpu_count()})
-    elif failed:
-        console.print(f"\n[bold red]{len(failed)} of {len(day.checks)} checks failed.[/]")
-    else:
-        console.print(f"\n[bold green]All {len(day.checks)} checks hold.[/]")
-    if failed:
-        raise click.exceptions.Exit(CHECK_FAILED)
