@@ -188,7 +188,7 @@ class Examination:
         self.bundle: dict[str, Any]
         self.origin: str
         self.checkpoint: Checkpoint
-        self.witnesses: dict[str, Cosignature] = {}
+        self.witnesses: dict[KeyName, Cosignature] = {}
         self.intervals: list[Interval] = []
         self.last_interval: Interval | None = None
         self.blocks: list[Block] = []
@@ -452,8 +452,20 @@ class Examination:
                 self.fact(("block hash", block.number - 1), block.previous_hash)
             if block.state_root != ZEROS:
                 self.fact(("state root", block.state_block), block.state_root)
+        self.compare_blocks()
         count = len(self.blocks)
         return Text(f"{count} block headers are in their intervals", f"{count} 个区块头在其区间中")
+
+    def compare_blocks(self) -> None:
+        """Note as contradictions what headers of one journal cannot say: else an entry's number
+        could mean an entry in either of two blocks.
+        """
+        ordered = sorted(self.blocks, key=lambda block: block.number)
+        for a, b in zip(ordered, ordered[1:]):
+            if b.first_entry < a.first_entry + a.entry_count:
+                self.conflict(f"blocks {a.number} and {b.number}: entries do not follow")
+            if b.time < a.time or b.date < a.date:
+                self.conflict(f"blocks {a.number} and {b.number}: time runs backwards")
 
     def check_states(self) -> Text:
         """The groups of each state lead to the state root that its interval's record names."""
@@ -484,11 +496,10 @@ class Examination:
 
     def check_parts(self) -> Text:
         """Every interval, block and state is used, and they stand in order of first use."""
-        used: dict[str, list[int]] = {"intervals": [], "blocks": [], "states": []}
+        used: dict[str, dict[int, None]] = {"intervals": {}, "blocks": {}, "states": {}}
 
         def use(what: str, place: int) -> None:
-            if place not in used[what]:
-                used[what].append(place)
+            used[what].setdefault(place)
 
         for place, item in enumerate(self.bundle["items"]):
             if "block" in item:
@@ -503,7 +514,8 @@ class Examination:
         for place, entry in self.entries.items():
             if entry.erased and place not in self.sampled:
                 refuse("unused_part", f"item {place}: an erased entry that no sample has drawn")
-        for what, places in used.items():
+        for what, found in used.items():
+            places = list(found)
             if sorted(places) != list(range(len(self.bundle[what]))):
                 refuse("unused_part", f"some of the bundle's {what} are used by no item")
             if places != sorted(places):
@@ -574,6 +586,9 @@ class Examination:
         if expected.date_from or expected.date_to:
             if not self.statements:
                 refuse("wrong_period", "there is no statement, so no period is covered")
+            without = shown_accounts - {one.account for one in self.statements.values()}
+            if without:
+                refuse("wrong_period", f"account {min(without)} has no statement of the period")
             for statement in self.statements.values():
                 check_period(statement, expected)
         if expected.newest:
@@ -685,10 +700,11 @@ def check_entry(exam: Examination, place: int, item: Any) -> Text:
     root = root_of_path(leaf, index, block.entry_count, hashes(path, where), node)
     if root is None or root != block.root:
         refuse("bad_entry", f"{where}: the entry is not at {index} of block {block.number}")
-    exam.entries[place] = Entry(block.first_entry + index, block)
+    entry = exam.entries[place] = Entry(block.first_entry + index, block)
     for side in opened:
         exam.fact(("entry", side.number, "of account", side.account), leaf)
-    return exam.proved(*describe_entry(exam.entries[place], kind, record, sides))
+        exam.fact(("place of entry", side.number, "of account", side.account), entry.number)
+    return exam.proved(*describe_entry(entry, kind, record, sides))
 
 
 def check_erased(exam: Examination, place: int, item: Any) -> Text:
@@ -1420,6 +1436,9 @@ ITEMS: dict[str, Callable[[Examination, int, Any], Text]] = {
 LOG_KEY, WITNESS_KEY = 0x01, 0x04
 
 
+KeyName = tuple[str, bytes]  # name and id, by which lines of a note find a key
+
+
 class Key(NamedTuple):
     """A public key of the policy."""
 
@@ -1429,7 +1448,12 @@ class Key(NamedTuple):
     public: bytes
 
     @property
+    def key_name(self) -> KeyName:
+        return (self.name, self.id)
+
+    @property
     def label(self) -> str:
+        """For people: a long name is cut off, so that two keys may have one label."""
         return f"{shown(self.name)}+{self.id.hex()}"
 
     def fingerprint(self, what: str, what_zh: str) -> Text:
@@ -1524,13 +1548,13 @@ def read_signature(line: str) -> Signature:
 
 def check_signatures(
     checkpoint: Checkpoint, policy: Policy
-) -> tuple[list[Key], dict[str, Cosignature]]:
+) -> tuple[list[Key], dict[KeyName, Cosignature]]:
     """Verify every signature by a key of the policy; lines of unknown keys count for nothing.
 
     Returns the log keys that signed within their ranges, at least one, and the witnesses.
     """
     signers: list[Key] = []
-    witnesses: dict[str, Cosignature] = {}
+    witnesses: dict[KeyName, Cosignature] = {}
     late = False
     keys = {(key.name, key.id): key for key in (*policy.logs, *policy.witnesses.values())}
     for signature in checkpoint.signatures:
@@ -1545,7 +1569,7 @@ def check_signatures(
         if time > SIZE_MAX or not verify_ed25519(key.public, message, data):
             refuse("bad_signature", f"the signature of {key.label} does not verify")
         if key.type == WITNESS_KEY:
-            witnesses.setdefault(key.label, Cosignature(key, time))
+            witnesses.setdefault(key.key_name, Cosignature(key, time))
         elif key.name == checkpoint.origin:
             first, last = policy.ranges.get((key.name, key.id), (0, SIZE_MAX))
             if not first <= checkpoint.size <= last:
@@ -1672,8 +1696,8 @@ def read_threshold(word: bytes, member_count: int, where: str) -> int:
     refuse("bad_policy", f"{where}: not a threshold from 1 to the count of members")
 
 
-def quorum_is_met(policy: Policy, cosigned: dict[str, Cosignature]) -> bool:
-    met = {name: key.label in cosigned for name, key in policy.witnesses.items()}
+def quorum_is_met(policy: Policy, cosigned: dict[KeyName, Cosignature]) -> bool:
+    met = {name: key.key_name in cosigned for name, key in policy.witnesses.items()}
     for name, threshold, members in policy.groups:
         met[name] = sum(met[member] for member in members) >= threshold
     return policy.quorum == b"none" or met[policy.quorum]
@@ -2911,8 +2935,9 @@ NOT_SHOWN = {
         "未公开的借贷方与附加数据的内容。",
     ),
     "sample": Text(
-        "That a sample stands for the rest; a seed chosen by whoever made the journal is no seed.",
-        "样本能代表其余部分；由记账方自选的种子不成其为种子。",
+        "That a sample stands for the rest; a seed chosen by whoever made the journal is no seed, "
+        "and who may ask a witness again and again can choose among its signatures.",
+        "样本能代表其余部分；由记账方自选的种子不成其为种子，能反复请求见证人者可在其多次签名中挑选。",
     ),
     "full state": Text(
         "The balances of erased accounts, which are taken as stated.",

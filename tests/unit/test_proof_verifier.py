@@ -675,3 +675,15 @@ def test_the_exact_zip_is_a_zip(packages):
         assert {name: file.read(name) for name in names[1:]} == {
             name: data for name, data in make.export_of_all().items() if name != "manifest.json"
         }
+
+
+def test_one_witness_is_not_counted_for_another_with_the_same_label():
+    """A label is cut off for people; keys are told apart by their whole names."""
+    names = ["w" * 120 + end for end in ("north", "south")]
+    north, south = (verify.Key(name, b"same", verify.WITNESS_KEY, name.encode()) for name in names)
+    assert north.label == south.label
+    members = {b"north": north, b"south": south}
+    policy = verify.Policy([], {}, members, [(b"both", 2, list(members))], b"both")
+    one = {north.key_name: verify.Cosignature(north, 1)}
+    assert not verify.quorum_is_met(policy, one)
+    assert verify.quorum_is_met(policy, one | {south.key_name: verify.Cosignature(south, 1)})

@@ -1588,6 +1588,48 @@ def state_of_a_later_date() -> Case:
     return lone(forger.made(lambda b: b.add_account(ALICE, 3), lambda b: b.add_entry(14)))
 
 
+def of_four_blocks(headers: dict[int, Callable[[bytearray], None]], *blocks: int) -> Case:
+    """The first entry of some of the blocks 1 to 4 of one interval, whose blocks have two each."""
+    ledger = Ledger(ORIGIN)
+    for id in (CASH, ALICE):
+        ledger.open(id, ledger=156, code=10)
+    ledger.close_block(seal=True)
+    for number in range(1, 5):
+        for id in (10 * number, 10 * number + 1):
+            ledger.transfer(id, CASH, ALICE, 1)
+        ledger.close_block(seal=number == 4, forge_header=headers.get(number))
+    return lone(made(ledger, *(lambda b, n=n: b.add_entry(2 * n) for n in blocks)))
+
+
+@accepted("entries in blocks of one interval")
+def entries_of_one_interval() -> Case:
+    return of_four_blocks({}, 1, 2, 3, 4)
+
+
+@refused("contradiction", "a block whose first entry is not the one after the block before it")
+def first_entry_that_does_not_follow() -> Case:
+    return of_four_blocks({2: in_header(48, little(5, 8))}, 1, 2)
+
+
+@refused("contradiction", "two blocks that both have the entry of one number, others between them")
+def blocks_with_the_same_entries() -> Case:
+    return of_four_blocks({3: in_header(48, little(3, 8))}, 1, 3)
+
+
+@refused("contradiction", "time that runs backwards within an interval")
+def time_that_runs_backwards_in_an_interval() -> Case:
+    return of_four_blocks({3: in_header(56, little(1, 8))}, 1, 3)
+
+
+@refused("contradiction", "one entry of an account twice in the journal, so that it counts twice")
+def entry_at_two_places() -> Case:
+    def again(ledger: Ledger) -> None:
+        ledger.waiting.append(ledger.blocks[2].entries[0])
+
+    forger = Forger(tuesday=again)
+    return lone(forger.made(lambda b: b.add_entry(12), lambda b: b.add_entry(16)))
+
+
 @refused("contradiction", "time that runs backwards from one interval to the next")
 def time_that_runs_backwards() -> Case:
     def change(record: str) -> str:
@@ -1921,6 +1963,12 @@ def period_that_begins_too_late() -> Case:
 @refused("wrong_period", "a valid statement that ends too early")
 def period_that_ends_too_early() -> Case:
     return lone(made(bank(), statement), to="2026-01-06")
+
+
+@refused("wrong_period", "a statement of one of two accounts, and of the other a balance alone")
+def period_of_one_account_of_two() -> Case:
+    fill = [statement, lambda b: b.add_account(BOB, NEWER)]
+    return lone(made(bank(), *fill), account=[str(ALICE), str(BOB)], to="2026-01-05")
 
 
 @refused("wrong_period", "a balance where a period was asked for")
