@@ -228,7 +228,7 @@ cdef class Capture:
 
     # ---- copying ----
 
-    def step(self, uint32_t limit_rows):
+    def step(self, uint32_t limit_rows, room):
         """Copy the next accounts; see ``Committer.capture_step``."""
         cdef uint32_t size, page, done = 0, part
         cdef cnp.ndarray rows
@@ -237,7 +237,12 @@ cdef class Capture:
             raise RuntimeError("no capture is under way")
         size = max(limit_rows // LIMIT_PAGE_SLOTS, <uint32_t>1) * <uint32_t>LIMIT_PAGE_SLOTS
         size = min(size, self.end - self.next)
-        rows = np.empty(size, layout.STATE_ROW)
+        if room is None:
+            rows = np.empty(size, layout.STATE_ROW)
+        else:
+            if room.dtype != layout.STATE_ROW or not room.flags.c_contiguous or len(room) < size:
+                raise TypeError(f"room for {size} STATE_ROW rows is needed")
+            rows = room[:size]
         if size == 0:
             self.finish()
             return rows

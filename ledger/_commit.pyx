@@ -591,14 +591,16 @@ cdef class Committer(Books):
         self.capture.begin(self.block_number)
         self.capture_end = self.capture.end
 
-    def capture_step(self, uint32_t limit_rows):
+    def capture_step(self, uint32_t limit_rows, room=None):
         """Return the next accounts of the capture, in order of slots: a STATE_ROW array.
 
         At most ``limit_rows``, in whole pages of 256 slots, at least one. Empty at the end, which
-        ends the capture. Between blocks only, as ``begin_capture``.
+        ends the capture. ``room``, a contiguous STATE_ROW array that is large enough, takes the
+        rows: memory that was used before is several times as fast. Between blocks only, as
+        ``begin_capture``.
         """
         self.require_hashed()
-        rows = self.capture.step(limit_rows)
+        rows = self.capture.step(limit_rows, room)
         if not self.capture.under_way:
             self.capture_end = 0
         return rows

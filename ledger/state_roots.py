@@ -25,16 +25,17 @@ from typing import Any, Final
 
 import numpy as np
 
+from ledger import layout
 from ledger._core import Core
 from ledger._state_tree import StateBuilder
 from ledger.errors import DiskFailed, DiskFull, LedgerError, Unavailable
 from ledger.storage.roots import KeptRoots, RootWriter
 
 STEP_ROWS: Final = 1 << 13
-"""Accounts copied in one turn of the engine: about half a millisecond."""
+"""Accounts copied in one step, and mostly in a turn of the engine: well below a millisecond."""
 STEP_SAVED_BYTES: Final = 16 << 20
-"""For each so many bytes of accounts saved because they changed before they were copied, as many
-rows more are copied in a turn."""
+"""For each so many bytes of accounts saved because they changed before they were copied, a turn
+makes one more step."""
 STEPS_MAX: Final = 4
 QUEUE_ROWS: Final = 1 << 18
 """Rows copied ahead of the hashing."""
@@ -94,6 +95,8 @@ class StateRoots:
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._waiting_rows = 0
+        self._rooms: deque[Any] = deque()
+        """Memory for rows: filled by the engine's thread, given back by the other one."""
         self._requests: list[Future[int]] = []
         self._unnamed: deque[tuple[int, bytes]] = deque()
         self._failed: Exception | None = None
@@ -161,9 +164,10 @@ class StateRoots:
         if self._failed is not None:
             raise DiskFailed(f"a state root could not be made: {self._failed}") from self._failed
         if self._copying is not None:
-            if self._waiting_rows < QUEUE_ROWS:
-                more = min(core.capture_saved_bytes // STEP_SAVED_BYTES, STEPS_MAX - 1)
-                self._copy(core, STEP_ROWS * (1 + more))
+            steps = min(1 + core.capture_saved_bytes // STEP_SAVED_BYTES, STEPS_MAX)
+            while steps and self._copying is not None and self._waiting_rows < QUEUE_ROWS:
+                self._copy(core)
+                steps -= 1
         elif not self._jobs and (self._requests or self._interval_is_over()):
             self._answer_or_begin(core)
 
@@ -220,12 +224,16 @@ class StateRoots:
         with self._changed:
             self._jobs.append(job)
 
-    def _copy(self, core: Core, limit_rows: int) -> None:
+    def _copy(self, core: Core) -> None:
         job = self._copying
         assert job is not None
         started, cpu_started = time.perf_counter_ns(), time.thread_time_ns()
         self._most_saved_bytes = max(self._most_saved_bytes, core.capture_saved_bytes)
-        rows = core.capture_step(limit_rows)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = np.empty(STEP_ROWS, layout.STATE_ROW)
+        rows = core.capture_step(STEP_ROWS, room)
         with self._changed:
             if len(rows):
                 job.rows.append(rows)
@@ -243,7 +251,7 @@ class StateRoots:
 
     def _copy_all(self, core: Core) -> None:
         while self._copying is not None:
-            self._copy(core, STEP_ROWS * STEPS_MAX)
+            self._copy(core)
 
     # ---- on any thread ----
 
@@ -346,11 +354,14 @@ class StateRoots:
         assert job.writer is not None
         if rows is not None:
             job.builder.add(rows)
+            # The memory is used again for the next accounts.
+            self._rooms.append(rows.base)
             job.writer.add(job.builder.take_changed())
             done = not job.writer.full or self._flush(job.writer)
         else:
             root = job.builder.finish(job.block)
             job.writer.finish(root)
+            self._rooms.clear()
             done = self._flush(job.writer)
             if done:
                 self._finish(job, root.root)
