@@ -1,4 +1,4 @@
-"""Write the files that are derived from ledger/layout.py; with --check only say which are stale.
+"""Write the files that are derived from code; with --check only say which are stale.
 
 Usage: python tools/generate.py [--check]
 """
@@ -134,9 +134,17 @@ def errors_page() -> str:
     return problems.page()
 
 
+def proofs_page() -> str:
+    """Return the text of docs/proofs.md: its prose as it is, with the worked example made again."""
+    from tools import worked_example
+
+    return worked_example.page()
+
+
 FILES = {
     "ledger/_layout.pxd": pxd,
     "docs/errors.md": errors_page,
+    "docs/proofs.md": proofs_page,
     "docs/records.md": records_page,
     "docs/semantics.md": semantics_page,
 }
