@@ -34,11 +34,11 @@ from ledger._pack import encode_block
 from ledger.clock import ClockGuard
 from ledger.config import Config
 from ledger.errors import DiskFailed, LedgerError, RequestRefused, Unavailable
+from ledger.replies import Reply, Request, deliver
 from ledger.sealing import SEAL, Seals, is_seal_block
 from ledger.state import (
     REQUEST_KINDS,
     Chain,
-    RequestKind,
     find_transfers,
     id_array,
 )
@@ -63,19 +63,6 @@ _LOG: Final = logging.getLogger(__name__)
 STAGES: Final = ("resolve", "decide", "insert_ids", "hash", "snapshot", "pack", "append")
 
 
-class Reply(NamedTuple):
-    """The answer to a request, durable and visible."""
-
-    results: np.ndarray
-    """One RESULT for each event, in order."""
-    position: int
-    """Position of the request's last entry; without entries, the position of the state that
-    answered; -1 if empty."""
-    timestamp: int
-    """Time of the request's last event, ns."""
-    explanations: list[dict[str, object]] | None
-
-
 class _Decided(NamedTuple):
     """What the engine thread hands to the journal thread, in order."""
 
@@ -83,63 +70,7 @@ class _Decided(NamedTuple):
     """None when there is nothing to store, only replies that wait for what was decided before."""
     flags: int
     state: tuple[int, bytes] | None
-    requests: list[_Request]
-
-
-class _Request:
-    """A request or a read on its way, and whom to answer."""
-
-    __slots__ = (
-        "count", "dry_run", "error", "events", "explain", "future", "kind", "loop", "metadata",
-        "reply", "size_bytes", "submitted_ns",
-    )  # fmt: skip
-
-    def __init__(self, kind: RequestKind | None, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.kind = kind
-        self.loop = loop
-        self.future: Any
-        if loop is None:
-            self.future = Future()
-            self.future.set_running_or_notify_cancel()
-        else:
-            self.future = loop.create_future()
-        self.events: Any = None
-        self.count = 0
-        self.size_bytes = 0
-        self.metadata: Mapping[int, bytes] | None = None
-        self.dry_run = False
-        self.explain = False
-        self.submitted_ns = 0
-        self.reply: Any = None
-        self.error: BaseException | None = None
-
-
-def _settle(requests: list[_Request]) -> None:
-    for request in requests:
-        future = request.future
-        if future.done():
-            continue
-        if request.error is not None:
-            future.set_exception(request.error)
-        else:
-            future.set_result(request.reply)
-
-
-def _deliver(requests: list[_Request]) -> None:
-    """Answer requests: one call into each event loop, however many requests it waits for."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Request]] = {}
-    direct: list[_Request] = []
-    for request in requests:
-        if request.loop is None:
-            direct.append(request)
-        else:
-            by_loop.setdefault(request.loop, []).append(request)
-    _settle(direct)
-    for loop, batch in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, batch)
-        except RuntimeError:  # the loop is closed: nobody is waiting any more
-            continue
+    requests: list[Request]
 
 
 class Engine:
@@ -181,13 +112,13 @@ class Engine:
         self._engine_wake = threading.Condition(self._lock)
         self._journal_wake = threading.Condition(self._lock)
         self._durable_wake = threading.Condition(self._lock)
-        self._pool: deque[_Request] = deque()
+        self._pool: deque[Request] = deque()
         self._pool_events = 0
-        self._reads: deque[_Request] = deque()
+        self._reads: deque[Request] = deque()
         self._journal_queue: deque[_Decided] = deque()
         self._in_flight: deque[Block] = deque()
         self._free_blocks: list[Block] = []
-        self._waiters: list[tuple[int, _Request]] = []
+        self._waiters: list[tuple[int, Request]] = []
         self._engine_waits = False
         self._stage = "new"  # new, recovering, running, stopping, stopped, failed
         self._fatal: LedgerError | None = None
@@ -211,14 +142,14 @@ class Engine:
         )
         self.warnings.append(self._roots.warnings)
         self._decided_position = -1
-        self._engine_hand: list[_Request] = []
+        self._engine_hand: list[Request] = []
         self._posting_refusal: tuple[str, str] | None = None
         self._posting_checked_ns = 0
         self._engine_done = False
 
         # Owned by the journal thread:
         self._chain: Chain | None = None
-        self._journal_hand: list[_Request] = []
+        self._journal_hand: list[Request] = []
 
         # Counters, each written by one thread:
         self._requests_answered = 0
@@ -319,7 +250,7 @@ class Engine:
                 self._stage = "stopped"
         for _, request in waiters:
             request.error = Unavailable("stopping", "the server is stopping")
-        _deliver([request for _, request in waiters])
+        deliver([request for _, request in waiters])
 
     def drain(self) -> None:
         """Return when every request submitted so far is answered and the store owes no work: the
@@ -396,7 +327,7 @@ class Engine:
                 "too_many_events",
                 f"{count} events in one request; at most {layout.REQUEST_EVENTS_MAX}",
             )
-        request = _Request(kind, loop)
+        request = Request(kind, loop)
         request.events = events
         request.count = count
         request.size_bytes = events.nbytes
@@ -436,7 +367,7 @@ class Engine:
         return future
 
     def _read(self, loop: asyncio.AbstractEventLoop | None, function: Callable[[Core], Any]) -> Any:
-        request = _Request(None, loop)
+        request = Request(None, loop)
         request.events = function
         request.submitted_ns = self._monotonic_ns()
         with self._lock:
@@ -511,7 +442,7 @@ class Engine:
 
         Fails with Unavailable when the engine stops. The caller sets the time limit.
         """
-        request = _Request(None, asyncio.get_running_loop())
+        request = Request(None, asyncio.get_running_loop())
         with self._lock:
             self._check_open()
             if self._durable_position >= position:
@@ -665,7 +596,7 @@ class Engine:
         self._stage_ns["snapshot"] += time.perf_counter_ns() - started
         return True
 
-    def _wait_for_work(self) -> tuple[list[_Request], bool] | None:
+    def _wait_for_work(self) -> tuple[list[Request], bool] | None:
         """Return the reads to run and whether a block may be decided; None to end the thread.
 
         Returns with nothing to do once a tick.
@@ -731,7 +662,7 @@ class Engine:
                 )
         return now
 
-    def _run_reads(self, reads: list[_Request]) -> None:
+    def _run_reads(self, reads: list[Request]) -> None:
         self._engine_hand = reads
         for request in reads:
             try:
@@ -753,9 +684,9 @@ class Engine:
         if requests:
             self._hand_over(None, requests)
 
-    def _take_requests(self) -> list[_Request]:
+    def _take_requests(self) -> list[Request]:
         config = self.config
-        requests: list[_Request] = []
+        requests: list[Request] = []
         events = size_bytes = 0
         with self._lock:
             target = min(BLOCK_TARGET_EVENTS << len(self._in_flight), config.block_entries)
@@ -779,7 +710,7 @@ class Engine:
         with self._lock:
             return {block.number: block for block in self._in_flight}
 
-    def _resolve(self, requests: list[_Request]) -> tuple[list[np.ndarray], list[int]]:
+    def _resolve(self, requests: list[Request]) -> tuple[list[np.ndarray], list[int]]:
         """Return what storage knows: RESOLVED rows of ids, and timestamps that imported accounts
         must not have."""
         core = self.core
@@ -809,7 +740,7 @@ class Engine:
             for namespace, events in whole
         ], used
 
-    def _decide_block(self, requests: list[_Request], now: int, expires: bool) -> None:
+    def _decide_block(self, requests: list[Request], now: int, expires: bool) -> None:
         """Decide and hash one block: due expiries first, then the requests in order of arrival."""
         core, spent = self.core, self._stage_ns
         measure = time.perf_counter_ns
@@ -862,7 +793,7 @@ class Engine:
             return self._free_blocks.pop() if self._free_blocks else Block()
 
     def _finish_block(
-        self, block: Block, requests: list[_Request], *, made_to_seal: bool = False
+        self, block: Block, requests: list[Request], *, made_to_seal: bool = False
     ) -> None:
         """Index, hash and hand over a closed block."""
         spent, measure = self._stage_ns, time.perf_counter_ns
@@ -884,13 +815,13 @@ class Engine:
         limit = min(core.hold_count, layout.BLOCK_ENTRIES_MAX - layout.REQUEST_EVENTS_MAX)
         self._expiries += core.expire(max(now, core.last_timestamp + limit), limit)
 
-    def _put_back(self, requests: list[_Request]) -> None:
+    def _put_back(self, requests: list[Request]) -> None:
         """Let requests that found no room beside the expiries be the first of the next block."""
         with self._lock:
             self._pool.extendleft(reversed(requests))
             self._pool_events += sum(request.count for request in requests)
 
-    def _decide(self, block: Block, request: _Request, now: int) -> None:
+    def _decide(self, block: Block, request: Request, now: int) -> None:
         core = self.core
         count = request.count
         kind = request.kind
@@ -922,7 +853,7 @@ class Engine:
     def _hand_over(
         self,
         block: Block | None,
-        requests: list[_Request],
+        requests: list[Request],
         *,
         flags: int = 0,
         state: tuple[int, bytes] | None = None,
@@ -977,7 +908,7 @@ class Engine:
         self._bytes += len(value)
 
         position = layout.position(block.number, block.count - 1)
-        ready: list[_Request] = []
+        ready: list[Request] = []
         with self._lock:
             self._durable_block = number
             self._durable_timestamp = block.last_timestamp
@@ -994,7 +925,7 @@ class Engine:
                 self._engine_wake.notify()
         for request in ready:
             request.reply = position
-        _deliver(ready)
+        deliver(ready)
         if flags & SEAL:
             self._sealed_blocks += 1
             self._tell_sealed(number)
@@ -1007,7 +938,7 @@ class Engine:
                 # Whoever publishes the log must not stop the posting.
                 _LOG.exception("block %d is sealed, and a listener failed", number)
 
-    def _answer(self, requests: list[_Request]) -> None:
+    def _answer(self, requests: list[Request]) -> None:
         now = self._monotonic_ns()
         latency = self._latency
         for request in requests:
@@ -1015,7 +946,7 @@ class Engine:
             self._latency_sum_ns += elapsed
             latency[min((elapsed // 1000).bit_length(), LATENCY_BUCKETS - 1)] += 1
         self._requests_answered += len(requests)
-        _deliver(requests)
+        deliver(requests)
 
     # ------------------------------------------------------------------------------------------
     # The end
@@ -1051,9 +982,9 @@ class Engine:
         if first and self._on_fatal is not None:
             self._on_fatal(failure)
 
-    def _fail_hand(self, requests: list[_Request]) -> None:
+    def _fail_hand(self, requests: list[Request]) -> None:
         """Tell the waiters that the outcome of their requests is unknown."""
         for request in requests:
             request.reply = None
             request.error = self._fatal
-        _deliver(requests)
+        deliver(requests)

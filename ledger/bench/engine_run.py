@@ -16,10 +16,11 @@ from ledger import layout
 from ledger.bench import measure
 from ledger.bench.generate import Generator
 from ledger.config import Config
-from ledger.engine import Engine, Reply
+from ledger.engine import Engine
 from ledger.errors import LedgerError
 from ledger.proof import signing
 from ledger.proof.publisher import Publisher
+from ledger.replies import Reply
 from ledger.storage.directory import create
 from ledger.storage.lmdb_store import LmdbStore
 

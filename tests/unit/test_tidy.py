@@ -83,13 +83,14 @@ ROOMS = [
     ),
     Room("clock.py", set(), set(), WORLD | FILES),
     Room("sealing.py", FRAME, set(), WORLD | FILES),
+    Room("replies.py", FRAME | {"ledger.state"}, {"numpy"}, NETWORK - {"asyncio"} | {"time"}),
     Room("state_roots.py", FRAME | CORE | {"ledger.storage"}, {"numpy"}, NETWORK),
     Room(
         "engine.py",
         FRAME
         | CORE
         | {"ledger.config", "ledger.storage", "ledger.state", "ledger.clock", "ledger.sealing"}
-        | {"ledger.state_roots"},
+        | {"ledger.state_roots", "ledger.replies"},
         {"numpy"},
         NETWORK - {"asyncio"} | {"json", "msgspec", "random"},
     ),
