@@ -761,8 +761,8 @@ def _load_keys() -> None:
     cdef uint32_t unused[8]
     cdef int lane, key
     for name, key in (
-        ("side", KEY_SIDE), ("chain", KEY_CHAIN), ("account", KEY_ACCOUNT), ("sum", KEY_SUM),
-        ("group", KEY_GROUP), ("state", KEY_STATE), *TREES.items(),
+        ("side", KEY_SIDE), ("chain", KEY_CHAIN), ("account_state", KEY_ACCOUNT),
+        ("sum", KEY_SUM), ("group", KEY_GROUP), ("state", KEY_STATE), *TREES.items(),
     ):
         load_key(words_of[key], name)
         for lane in range(LANES_MAX):

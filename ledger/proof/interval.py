@@ -44,7 +44,7 @@ _FORM: Final = re.compile(
     rf"date {_NUMBER}\n"
     rf"root {_HASH}\n"
     rf"last {_HASH}\n"
-    rf"state (?:none|{_NUMBER} {_NUMBER} {_NUMBER} {_HASH})\n"
+    rf"state (?:none|{_NUMBER} {_NUMBER} {_NUMBER} {_NUMBER} {_HASH})\n"
     r"(?:key (\S+)\n)?"
 )
 
@@ -75,6 +75,8 @@ class State:
     block: int
     timestamp: int
     """Last timestamp of that block, ns."""
+    date_before: int
+    """The business date before that block: an earlier one when the block ended a day."""
     business_date: int
     root: bytes
 
@@ -114,7 +116,8 @@ class Record:
             f"last {b64(self.last_hash)}",
             "state none"
             if state is None
-            else f"state {state.block} {state.timestamp} {state.business_date} {b64(state.root)}",
+            else f"state {state.block} {state.timestamp} {state.date_before}"
+            f" {state.business_date} {b64(state.root)}",
         ]
         if self.key is not None:
             lines.append(f"key {self.key}")
@@ -128,12 +131,13 @@ def parse_record(text: str) -> Record:
         raise DataDamaged("not an interval record in its one form")
     origin, instance, *numbers, root, last = match.groups()[:10]
     first_block, last_block, first_entry, entry_count, timestamp, date = map(int, numbers)
-    state_block, state_time, state_date, state_root, key = match.groups()[10:]
+    state_block, state_time, date_before, state_date, state_root, key = match.groups()[10:]
     try:
         state = None
         if state_block is not None:
             state_hash = decode_base64(state_root)
-            state = State(int(state_block), int(state_time), int(state_date), state_hash)
+            times = (int(state_time), int(date_before), int(state_date))
+            state = State(int(state_block), *times, state_hash)
         record = Record(
             origin=check_name(origin),
             instance=bytes.fromhex(instance),
@@ -152,13 +156,14 @@ def parse_record(text: str) -> Record:
     except BadNote as error:
         raise DataDamaged(f"not an interval record: {error}") from error
     whole = (last_block, first_entry + entry_count, timestamp)
-    dates = [date] if state is None else [date, state.business_date]
+    dates = [date] if state is None else [date, state.business_date, state.date_before]
     if (
         first_block > last_block
         or entry_count <= last_block - first_block  # no block is empty
         or max(whole) > layout.U64_MAX
         or any(one and not 1000_01_01 <= one <= 9999_12_31 for one in dates)
         or (state is not None and (state.block >= last_block or state.timestamp > timestamp))
+        or (state is not None and not state.date_before <= state.business_date <= date)
         or (announced is not None and (announced.name != origin or announced.kind != ED25519))
     ):
         raise DataDamaged("an interval record that contradicts itself")
@@ -287,7 +292,9 @@ class Intervals:
         if block >= _number(header):
             raise DataDamaged(f"block {_number(header)} names the state root of a later block")
         of = reader.block(block).header_bytes
-        return State(block, _last_timestamp(of), _business_date(of), header[_STATE_ROOT])
+        before = _business_date(reader.block(block - 1).header_bytes) if block else 0
+        dates = (before, _business_date(of))
+        return State(block, _last_timestamp(of), *dates, header[_STATE_ROOT])
 
     def _announced(self, reader: Reader, view: View, number: int) -> str | None:
         """Return the last signing key of this log that a block announces."""

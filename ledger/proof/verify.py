@@ -632,8 +632,11 @@ def check_period(statement: Statement, expected: Expectations) -> None:
     """The statement begins at or before the first day asked for, and ends after the last one."""
     opening, closing = statement.opening, statement.closing
     first, last = expected.date_from, expected.date_to
-    if first and opening is not None and opening.state.date > first:
-        refuse("wrong_period", f"the statement begins on {date_text(opening.state.date)}")
+    if first and opening is not None:
+        date = opening.state.date
+        if date > first or (date == first and not opening.state.ends_day):
+            within = "" if opening.state.ends_day else "within "
+            refuse("wrong_period", f"the statement begins {within}{date_text(date)}")
     if last and closing.state.date <= last:
         refuse("wrong_period", f"the statement ends on {date_text(closing.state.date)}")
 
@@ -1711,6 +1714,8 @@ class StateLine(NamedTuple):
 
     block: int
     time: int
+    date_before: int
+    """Earlier than the date after the block: the block ended a day."""
     date: int
     root: bytes
 
@@ -1752,7 +1757,7 @@ RECORD = re.compile(
     f"date {NUMBER}\n"
     f"root {HASH}\n"
     f"last {HASH}\n"
-    f"state (?:none|{NUMBER} {NUMBER} {NUMBER} {HASH})\n"
+    f"state (?:none|{NUMBER} {NUMBER} {NUMBER} {NUMBER} {HASH})\n"
     "(?:key ([^\n]+)\n)?"
 )
 
@@ -1765,23 +1770,24 @@ def read_record(text: str, where: str) -> IntervalRecord:
     if match is None:
         refuse("bad_record", f"{where}: the record is not of the form 'sanyuan interval v1'")
     origin, instance, *numbers = match.groups()[:8]
-    root, last, *state_words = match.groups()[8:14]
-    values = [int(word) for word in (*numbers, *(word for word in state_words[:3] if word))]
-    if max(values) > U64_MAX or values[5] > U32_MAX:
+    root, last, *state_words = match.groups()[8:15]
+    values = [int(word) for word in (*numbers, *(word for word in state_words[:4] if word))]
+    if max(values) > U64_MAX or max([values[5], *values[8:]]) > U32_MAX:
         refuse("bad_record", f"{where}: a number is too large")
     first_block, last_block, first_entry, entry_count, time, date = values[:6]
     state = None
     try:
         root, last = strict_base64(root), strict_base64(last)
         if state_words[0] is not None:
-            block, state_time, state_date = values[6:9]
-            state = StateLine(block, state_time, state_date, strict_base64(state_words[3]))
+            state = StateLine(*values[6:10], strict_base64(state_words[4]))
     except ValueError:
         refuse("bad_record", f"{where}: a hash is not canonical base64")
     if first_block > last_block or first_entry + entry_count > U64_MAX:
         refuse("bad_record", f"{where}: blocks or entries end before they begin")
-    if state is not None and (state.block >= last_block or state.time > time or state.date > date):
-        refuse("bad_record", f"{where}: a state that is not before the interval's end")
+    if state is not None:
+        is_before = state.block < last_block and state.time <= time
+        if not is_before or not state.date_before <= state.date <= date:
+            refuse("bad_record", f"{where}: a state that is not before the interval's end")
     return IntervalRecord(
         *(origin, instance, first_block, last_block, first_entry, entry_count),
         *(time, date, root, last, state),
@@ -1890,6 +1896,7 @@ class State:
         self.block = line.block
         self.time = line.time
         self.date = line.date
+        self.ends_day = line.date_before < line.date
         self.group_count = group_count
         self.groups: dict[int, Group] = {}
 
@@ -2020,7 +2027,7 @@ def read_leaf(message: bytes) -> Leaf:
     head, entry_count, ordinal, ledger, code, flags, state, kind, zeros = LEAF.unpack(message)
     words = [int.from_bytes(message[at : at + 16], "little") for at in range(0, 112, 16)]
     return Leaf(
-        keyed("account", message),
+        keyed("account_state", message),
         words[0],
         (words[1], words[2], words[3], words[4]),
         (words[5], words[6], state),
@@ -2819,8 +2826,8 @@ KEYS = {
     name: blake3_derived_key(f"sanyuan 2026 v1 {name}")
     for name in (
         *("side", "ext", "node", "chain", "block", "interval"),
-        *("account", "tile", "sum", "group", "groups", "state"),
-        *(name for name in KINDS.values() if name != "account"),
+        *("account_state", "tile", "sum", "group", "groups", "state"),
+        *KINDS.values(),
     )
 }
 

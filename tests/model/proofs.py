@@ -269,7 +269,7 @@ class Group:
 
     def __init__(self, messages: list[bytes], tile_sums: dict[int, Sums] | None = None) -> None:
         self.messages = messages
-        self.leaves = [keyed("account", message) for message in messages]
+        self.leaves = [keyed("account_state", message) for message in messages]
         self.tiles: list[Node] = []
         for tile, start in enumerate(range(0, len(messages), 256)):
             sums = sums_of(messages[start : start + 256])
@@ -309,9 +309,10 @@ class Group:
 class State:
     """The state after a block: its groups in order, and the root over them."""
 
-    def __init__(self, block: Block, groups: list[Group]) -> None:
+    def __init__(self, block: Block, date_before: int, groups: list[Group]) -> None:
         self.block = block.number
         self.time = block.time
+        self.date_before = date_before
         self.date = block.date
         self.groups = groups
 
@@ -336,7 +337,7 @@ class State:
             for message in group.messages:
                 if number_at(message, 0, 16) in erased:
                     stated = message[32:48] + message[64:80]
-                    leaf = keyed("account", message)
+                    leaf = keyed("account_state", message)
                     rows.append((leaf + b"erased").ljust(80, b"\0") + stated + bytes(80))
                 else:
                     rows.append(message)
@@ -549,7 +550,10 @@ class Ledger:
         count = sum(len(block.entries) for block in blocks)
         root = root_of([block.hash for block in blocks], keyed_join("interval"))
         named = self.state_named
-        state = f"{named.block} {named.time} {named.date} {b64(named.root)}" if named else "none"
+        state = "none"
+        if named:
+            dates = f"{named.date_before} {named.date}"
+            state = f"{named.block} {named.time} {dates} {b64(named.root)}"
         return (
             "sanyuan interval v1\n"
             f"origin {self.origin}\n"
@@ -577,7 +581,8 @@ class Ledger:
         if change:
             change(messages)
         groups = [Group(messages[key], (tile_sums or {}).get(key)) for key in sorted(messages)]
-        state = State(self.blocks[-1], groups)
+        before = self.blocks[-2].date if len(self.blocks) > 1 else 0
+        state = State(self.blocks[-1], before, groups)
         self.states[state.block] = self._unnamed = state
         return state
 

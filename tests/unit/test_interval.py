@@ -31,7 +31,8 @@ INSTANCE = bytes(range(16))
 RECORD = Record(
     ORIGIN, INSTANCE, 7, 9, 70, 30, 1_767_225_600_000_000_000, 20260101,
     hashlib.sha256(b"root").digest(), hashlib.sha256(b"last").digest(),
-    State(5, 1_767_225_500_000_000_000, 20251231, hashlib.sha256(b"state").digest()), None,
+    State(5, 1_767_225_500_000_000_000, 20251230, 20251231, hashlib.sha256(b"state").digest()),
+    None,
 )  # fmt: skip
 KEYED = derive_key("sanyuan 2026 v1 interval")
 
@@ -110,12 +111,12 @@ def test_records_follow_from_the_headers_however_they_are_read() -> None:
     assert [(r.first_entry, r.entry_count) for r in records] == [(0, 1), (1, 14), (15, 6), (21, 45)]
     assert [r.timestamp for r in records] == [1000, 1004, 1005, 1010]
     assert [r.business_date for r in records] == [20260101, 20260105, 20260106, 20260111]
-    second = State(2, 1002, 20260103, state)
+    second = State(2, 1002, 20260102, 20260103, state)
     assert [r.state for r in records] == [
         None,
         second,
         second,
-        State(8, 1008, 20260109, state[::-1]),
+        State(8, 1008, 20260108, 20260109, state[::-1]),
     ]
     hashes = [block_hash(one.header_bytes) for one in chain.blocks]
     for record in records:
@@ -178,7 +179,7 @@ def test_the_text_is_that_of_the_contract() -> None:
         "date 20260101\n"
         f"root {encoded(RECORD.root)}\n"
         f"last {encoded(RECORD.last_hash)}\n"
-        f"state 5 1767225500000000000 20251231 {encoded(RECORD.state.root)}\n"
+        f"state 5 1767225500000000000 20251230 20251231 {encoded(RECORD.state.root)}\n"
         f"key {VKEY}\n"
     )
     without = dataclasses.replace(RECORD, state=None, business_date=0)
@@ -197,7 +198,7 @@ def test_the_longest_record_is_within_the_limit() -> None:
     most = (1 << 63) - 1
     record = Record(
         origin, INSTANCE, most - 1, most, most, 1 << 62, 1 << 63, 99991231,
-        b"\xff" * 32, b"\xff" * 32, State(most - 1, 1 << 63, 99991231, b"\xff" * 32),
+        b"\xff" * 32, b"\xff" * 32, State(most - 1, 1 << 63, 99991231, 99991231, b"\xff" * 32),
         str(VerifierKey(origin, ED25519, b"\xff" * 32)),
     )  # fmt: skip
     assert len(record.text()) <= RECORD_BYTES_MAX
@@ -240,11 +241,13 @@ def with_line(start: str, line: str) -> str:
         "root not canonical": with_line("root", f"root {'A' * 42}B=\n"),
         "root without padding": with_line("root", f"root {'A' * 43}\n"),
         "short root": with_line("root", "root AAAA\n"),
-        "state of a later block": with_line("state", f"state 9 1 20260101 {encoded(bytes(32))}\n"),
-        "state of a later time": with_line(
-            "state", f"state 5 1767225600000000001 20260101 {encoded(bytes(32))}\n"
+        "state of a later block": with_line(
+            "state", f"state 9 1 20260101 20260101 {encoded(bytes(32))}\n"
         ),
-        "state without a root": with_line("state", "state 5 1 20260101\n"),
+        "state of a later time": with_line(
+            "state", f"state 5 1767225600000000001 20260101 20260101 {encoded(bytes(32))}\n"
+        ),
+        "state without a root": with_line("state", "state 5 1 20260101 20260101\n"),
         "key of another origin": with_line(
             "key", f"key {VerifierKey('other.example', ED25519, bytes(32))}\n"
         ),

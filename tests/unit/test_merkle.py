@@ -123,7 +123,7 @@ def test_derived_keys(context):
 
 def test_each_tree_and_kind_has_its_own_key():
     entries = {"side", "node", "chain", "block", "ext", *layout.ENTRY_KINDS}
-    states = {"account", "tile", "sum", "group", "groups", "state", "interval"}
+    states = {"account_state", "tile", "sum", "group", "groups", "state", "interval"}
     assert set(_merkle.KEYS) == entries | states
     assert len(set(_merkle.KEYS.values())) == len(_merkle.KEYS)
     for name, key in _merkle.KEYS.items():
@@ -165,7 +165,7 @@ def test_trees_and_paths_of_each_key(lanes, name, count):
 def test_account_leaves(lanes, count):
     """Whether the messages stand alone or in rows of something else."""
     rows = np.frombuffer(np.random.default_rng(count).bytes(count * 224), "u1").reshape(-1, 224)
-    wanted = [keyed(_merkle.KEYS["account"], row[:192].tobytes()) for row in rows]
+    wanted = [keyed(_merkle.KEYS["account_state"], row[:192].tobytes()) for row in rows]
     for messages in (rows[:, :192], rows[:, :192].copy()):
         assert [leaf.tobytes() for leaf in _merkle.account_leaves(messages)] == wanted
     records = np.zeros(count, layout.STATE_ROW)

@@ -66,7 +66,7 @@ def record_at(index: int) -> Record:
     state = None
     if index >= 2:
         of = last - 4
-        state = State(of, 1000 * of, 20260101, hashlib.sha256(b"state%d" % of).digest())
+        state = State(of, 1000 * of, 20260101, 20260101, hashlib.sha256(b"state%d" % of).digest())
     return Record(
         ORIGIN,
         bytes(range(16)),

@@ -25,6 +25,7 @@ from tests.model.bank import (
     ALICE,
     BOB,
     CASH,
+    DAY_NS,
     FRIDAY,
     MEI,
     MONDAY,
@@ -35,6 +36,8 @@ from tests.model.bank import (
     TUESDAY,
     WITNESSES,
     bank,
+    begin,
+    end,
     policy,
     small,
 )
@@ -1958,6 +1961,28 @@ def one_account_too_many() -> Case:
 @refused("wrong_period", "a valid statement that begins too late")
 def period_that_begins_too_late() -> Case:
     return lone(made(bank(), statement), **{"from": "2026-01-02"})
+
+
+@refused(
+    "wrong_period", "a statement that begins within the first day asked for"
+)
+def period_that_begins_within_the_day() -> Case:
+    ledger = begin()
+    ledger.transfer(19_001, CASH, ALICE, 17)
+    ledger.close_block(seal=True)
+    ledger.keep_state()
+    within = ledger.blocks[-1].number
+    ledger.transfer(19_002, CASH, ALICE, 18)
+    ledger.time += DAY_NS
+    ledger.move_date(4, TUESDAY)
+    ledger.close_block(seal=True)
+    ledger.keep_state()
+    after = ledger.blocks[-1].number
+    end(ledger)
+    return lone(
+        made(ledger, lambda b: b.add_statement(ALICE, within, after)),
+        **{"from": "2026-01-05", "to": "2026-01-05"},
+    )
 
 
 @refused("wrong_period", "a valid statement that ends too early")
