@@ -1779,7 +1779,8 @@ def read_record(text: str, where: str) -> IntervalRecord:
     try:
         root, last = strict_base64(root), strict_base64(last)
         if state_words[0] is not None:
-            state = StateLine(*values[6:10], strict_base64(state_words[4]))
+            block, state_time, before, after = values[6:10]
+            state = StateLine(block, state_time, before, after, strict_base64(state_words[4]))
     except ValueError:
         refuse("bad_record", f"{where}: a hash is not canonical base64")
     if first_block > last_block or first_entry + entry_count > U64_MAX:

@@ -825,7 +825,7 @@ class Bundle:
     def add_tile(self, block: int, group: int, tile: int, erased: Iterable[int] = ()) -> int:
         tree = self.ledger.states[block].groups[group]
         leaves = [
-            b64(keyed("account", one) if number_at(one, 0, 16) in erased else one)
+            b64(keyed("account_state", one) if number_at(one, 0, 16) in erased else one)
             for one in tree.messages[256 * tile : 256 * tile + 256]
         ]
         return self._add(

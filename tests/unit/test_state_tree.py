@@ -66,7 +66,7 @@ def plain_group(name: tuple[int, int, int], accounts: list[bytes]) -> tuple[byte
             debits = number(message[80:96] if erased else message[32:48])
             credits = number(message[96:112] if erased else message[64:80])
             sums = [sums[0] + debits, sums[1] + credits, sums[2] + max(credits - debits, 0)]
-            leaves.append(message[:32] if erased else keyed("account", message))
+            leaves.append(message[:32] if erased else keyed("account_state", message))
         tiles.append((plain_tree("tile", leaves), sums))
     digest, sums = plain_sum_tree(tiles)
     kind, ledger, code = name
@@ -135,7 +135,7 @@ def made_up(sizes: dict[tuple[int, int, int], int], seed: int, erased: float = 0
     rows["last_position"] = rng.integers(0, 100, len(names)).astype("<u8") << layout.INDEX_BITS
     for slot in np.flatnonzero(rng.random(len(names)) < erased):
         message = bytearray(192)
-        message[:32] = keyed("account", rows["message"][slot].tobytes())
+        message[:32] = keyed("account_state", rows["message"][slot].tobytes())
         message[32:38] = b"erased"
         message[80:96] = rows["message"][slot][32:48].tobytes()
         message[96:112] = rows["message"][slot][64:80].tobytes()

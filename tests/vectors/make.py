@@ -1963,9 +1963,7 @@ def period_that_begins_too_late() -> Case:
     return lone(made(bank(), statement), **{"from": "2026-01-02"})
 
 
-@refused(
-    "wrong_period", "a statement that begins within the first day asked for"
-)
+@refused("wrong_period", "a statement that begins within the first day asked for")
 def period_that_begins_within_the_day() -> Case:
     ledger = begin()
     ledger.transfer(19_001, CASH, ALICE, 17)
