@@ -163,8 +163,7 @@ def test_what_is_expected(fresh: Page, folder: Path) -> None:
     page.type("#policy", everything().policy)
     page.type("#accounts", "2, 1")
     page.type("#origin", " bank.example/log ")
-    page.run("document.querySelector('#from').value = '2026-01-05'")
-    page.run("document.querySelector('#to').value = '2026-01-05'")
+    page.run("document.querySelector('#from').value = '2026-01-06'")
     page.click("#newest")
     assert judge(page) == "accepted"
     page.run("document.querySelector('#to').value = '2026-01-06'")

@@ -394,8 +394,10 @@ def test_expectations(page: Page) -> None:
         ({"accounts": ["2", "1", "1"]}, None),
         ({"accounts": ["1"]}, "wrong_account"),
         ({"accounts": ["1", "2", "3"]}, "wrong_account"),
-        ({"from": "2026-01-05", "to": "2026-01-05"}, None),
+        ({"from": "2026-01-06"}, None),
+        ({"from": "2026-01-05"}, "wrong_period"),  # the older state is within that day
         ({"from": "2026-01-04"}, "wrong_period"),
+        ({"to": "2026-01-05"}, None),
         ({"to": "2026-01-06"}, "wrong_period"),
         ({"origin": "bank.example/log"}, None),
         ({"origin": "bank.example/log2"}, "wrong_log"),

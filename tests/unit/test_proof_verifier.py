@@ -88,7 +88,7 @@ def test_keys_are_derived():
     for name, key in verify.KEYS.items():
         context = f"sanyuan 2026 v1 {name}"
         assert key == blake3.blake3(b"", derive_key_context=context).digest()
-    assert len(set(verify.KEYS.values())) == len(verify.KEYS) == 18
+    assert len(set(verify.KEYS.values())) == len(verify.KEYS) == 19
 
 
 # -- Ed25519 -----------------------------------------------------------------------------------
