@@ -191,7 +191,7 @@ class Steps(dict[str, Value]):
             f"date {date}\n"
             f"root {b64(root)}\n"
             f"last {b64(last)}\n"
-            f"state 0 {transfer_time} {date} {b64(self.state_root)}\n"
+            f"state 0 {transfer_time} 0 {date} {b64(self.state_root)}\n"
         )
 
     def outer_log(self) -> None:
