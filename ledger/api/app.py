@@ -16,7 +16,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ledger.api import openapi
-from ledger.api.context import CONTEXT, READ_THREADS, REQUEST_ID, Context, Limits
+from ledger.api.context import (
+    CONTEXT,
+    LARGE_PROOF_THREADS,
+    READ_THREADS,
+    REQUEST_ID,
+    Context,
+    Limits,
+)
 from ledger.api.declared import Declared
 from ledger.api.inputs import answer, too_many
 from ledger.api.metrics import Metrics
@@ -82,6 +89,7 @@ def build_app(
         open_metrics=open_metrics,
         publisher=publisher,
         pool=ThreadPoolExecutor(READ_THREADS, "ledger-read"),
+        large_proof_pool=ThreadPoolExecutor(LARGE_PROOF_THREADS, "ledger-proof"),
     )
     for route in ROUTES:
         path = route.path.replace("{path}", "{path:.+}")  # any number of its elements
@@ -96,7 +104,8 @@ async def _on_shutdown(app: web.Application) -> None:
 
 
 async def _on_cleanup(app: web.Application) -> None:
-    app[CONTEXT].pool.shutdown(wait=False, cancel_futures=True)
+    for pool in (app[CONTEXT].pool, app[CONTEXT].large_proof_pool):
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @web.middleware

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 READ_THREADS: Final = 8
 """Reads of the journal at the same time; each may wait for the disk."""
+LARGE_PROOF_THREADS: Final = 2
+"""Large proofs made at the same time: each takes seconds and much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Limits:
     requests: int = 4096
     body_bytes: int = 512 << 20
     followers: int = 256
+    large_proofs: int = 16
+    """Statements of many entries, samples and exports, those that wait for their turn too."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Context:
     publisher: Publisher | None
     """Keeps the outer log; None where no signing key was ever made."""
     pool: ThreadPoolExecutor
+    large_proof_pool: ThreadPoolExecutor
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def in_thread(self, function: Callable[[], T]) -> T:

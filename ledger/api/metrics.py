@@ -107,6 +107,7 @@ class Metrics:
         self.in_flight = 0
         self.body_bytes_in_flight = 0
         self.followers = 0
+        self.large_proofs = 0
         self._requests: dict[tuple[str, str, int], int] = {}
         self._buckets: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
@@ -162,6 +163,7 @@ class Metrics:
                 self.body_bytes_in_flight,
             ),
             ("sanyuan_http_followers", "Connections that follow the feed.", self.followers),
+            ("sanyuan_http_large_proofs", "Large proofs made or waited for.", self.large_proofs),
         ):
             family(name, "gauge", doc)
             lines.append(f"{name} {value}")

@@ -340,8 +340,8 @@ _KINDS: Final = (
         "too_many_requests",
         429,
         "Too many requests at once",
-        "More requests, bytes of bodies or followers of the feed are under way than the server "
-        "takes.",
+        "More requests, bytes of bodies, followers of the feed or large proofs are under way than "
+        "the server takes.",
         "Send fewer at a time; put more events into one request.",
         "yes",
     ),

@@ -26,6 +26,7 @@ from ledger.api.inputs import (
     reach,
     read_body,
     seconds,
+    too_many,
     whole,
     words,
 )
@@ -51,6 +52,9 @@ WAIT_MOST_S: Final = 60
 ROOT_WAIT_S: Final = 30.0
 """A state root takes a second for some millions of accounts."""
 LOOK_S: Final = 0.02
+LARGE_ENTRIES: Final = 5000
+"""From so many entries on, an account's statement is a large proof."""
+LARGE_SAMPLE: Final = 200
 ACCOUNTS_MOST: Final = 100
 """Accounts that one export has statements of."""
 TILES_MOST: Final = 16
@@ -112,6 +116,7 @@ class Proofs:
             code=code,
             ordinal=details["ordinal"],
             last_position=details["last_position"],
+            entry_count=details["entry_count"],
         )
 
     def _position(self, transfer_id: int) -> int:
@@ -168,6 +173,11 @@ class Proofs:
                 metadata="metadata" in disclose,
             )
             return prover.finish().bundle
+
+    def is_large(self, account_id: int) -> bool:
+        """Return whether the statement of an account may be a large proof."""
+        self._sources()
+        return self._account(account_id).entry_count >= LARGE_ENTRIES
 
     def trial_balance(self, at: Moment | None, tiles: list[tuple[int, int, int]]) -> bytes:
         """Return the bundle with the trial balance, and with tiles that are opened."""
@@ -259,8 +269,29 @@ class Proofs:
 # ----------------------------------------------------------------------------------------------
 
 
-async def _proven(request: web.Request, make: Callable[[], T]) -> T:
-    """Make a proof on a reading thread; while no checkpoint covers it, wait for the next one."""
+async def _large(request: web.Request, make: Callable[[], T]) -> T:
+    """Make a large proof, of which few are made at a time: other reads go on meanwhile."""
+    context = request.app[CONTEXT]
+    if context.metrics.large_proofs >= context.limits.large_proofs:
+        raise too_many("large proofs")
+
+    def made() -> T:
+        if request.transport is None:  # it waited for its turn, and now nobody waits for it
+            raise too_many("large proofs")
+        return make()
+
+    context.metrics.large_proofs += 1
+    try:
+        return await asyncio.get_running_loop().run_in_executor(context.large_proof_pool, made)
+    finally:
+        context.metrics.large_proofs -= 1
+
+
+async def _proven(
+    request: web.Request, make: Callable[[], T], *, is_large: Callable[[], bool] = lambda: False
+) -> T:
+    """Make a proof on a reading thread, or where large ones are made; while no checkpoint covers
+    it, wait for the next one."""
     context = request.app[CONTEXT]
     given = whole(request, "wait", bits=32)
     wait_s = WAIT_S if given is None else seconds(request, "wait", most=WAIT_MOST_S)
@@ -270,6 +301,8 @@ async def _proven(request: web.Request, make: Callable[[], T]) -> T:
     while True:
         checkpoint = context.proofs.checkpoint
         try:
+            if await context.in_thread(is_large):
+                return await _large(request, make)
             return await context.in_thread(make)
         except Unavailable as error:
             if error.code != "not_provable_yet" or loop.time() >= deadline:
@@ -326,7 +359,11 @@ async def statement(request: web.Request) -> web.StreamResponse:
     start, end = _moment(request, "from"), _moment(request, "to")
     disclose = words(request, "disclose", _DISCLOSE)
     return answer(
-        await _proven(request, lambda: proofs.statement(account_id, start, end, disclose))
+        await _proven(
+            request,
+            lambda: proofs.statement(account_id, start, end, disclose),
+            is_large=lambda: proofs.is_large(account_id),
+        )
     )
 
 
@@ -373,7 +410,13 @@ async def sample(request: web.Request) -> web.StreamResponse:
     if count is None or (seed is None) == (witness is None):
         raise Problem("invalid_parameter", "count is needed, and either seed or witness")
     hide = words(request, "hide", _HIDE)
-    return answer(await _proven(request, lambda: proofs.sample(count, seed, witness, hide)))
+    return answer(
+        await _proven(
+            request,
+            lambda: proofs.sample(count, seed, witness, hide),
+            is_large=lambda: count >= LARGE_SAMPLE,
+        )
+    )
 
 
 async def export(request: web.Request) -> web.StreamResponse:
@@ -384,7 +427,11 @@ async def export(request: web.Request) -> web.StreamResponse:
     accounts = None
     if request.query.get("account") != "all":
         accounts = identifier_list(request, "account", most=ACCOUNTS_MOST)
-    made = await _proven(request, lambda: context.proofs.export(accounts, start, end, disclose))
+    made = await _proven(
+        request,
+        lambda: context.proofs.export(accounts, start, end, disclose),
+        is_large=lambda: True,
+    )
     try:
         name = "all" if accounts is None else "-".join(map(str, accounts[:1]))
         response = web.StreamResponse(

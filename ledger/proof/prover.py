@@ -24,7 +24,7 @@ from ledger.proof.paths import Paths
 from ledger.proof.states import AccountState, KeptRoot, States
 
 STATEMENT_ENTRIES_MAX: Final = 1_000_000
-"""More would make a bundle that verifiers refuse to read."""
+"""Of all statements in a bundle. More would make one that verifiers refuse to read."""
 SAMPLE_MAX: Final = 100_000
 WALK_ENTRIES: Final = 8000
 """Entries that one call of the walk reads."""
@@ -52,6 +52,7 @@ class Account:
     ordinal: int
     last_position: int
     """Position of its newest entry, which must be durable."""
+    entry_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,10 +349,12 @@ class Prover:
             self._checked(opening, account)
         number = opening.entry_count if opening is not None else 0
         count = closing.entry_count - number
-        if count > STATEMENT_ENTRIES_MAX:
+        others = sum(len(statement.entries) for statement in self._statements)
+        if others + count > STATEMENT_ENTRIES_MAX:
             raise RequestRefused(
                 "proof_too_large",
-                f"{count} entries are in the period; at most {STATEMENT_ENTRIES_MAX}: shorten it",
+                f"{others + count} entries are in the period; at most {STATEMENT_ENTRIES_MAX} go"
+                " into one bundle: shorten it",
             )
         statement = Statement(account.id, opening, closing, [], [])
         self._read_entries(statement, account, number)

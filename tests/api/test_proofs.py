@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from ledger.api import proofs
 from ledger.config import Config
 from ledger.engine import Engine
-from ledger.proof import signing
+from ledger.proof import prover, signing
 from ledger.proof.cosigners import Cosigners
 from ledger.proof.policy import parse_policy
 from ledger.proof.publisher import Publisher
@@ -700,3 +702,49 @@ def test_the_search_for_ids_finds_them() -> None:
     for text in (str(WANG), f"{WANG:032x}", raw.hex()):
         assert mentions(f"<{text}>".encode(), WANG)
     assert mentions(WANG.to_bytes(16, "big"), WANG)
+
+
+async def test_large_proofs_leave_the_threads_of_other_reads_alone(
+    town: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for long statements again and again keeps nobody from reading."""
+    await town.day(1, "2026-03-01")
+    for first in range(0, proofs.LARGE_ENTRIES, 1000):
+        await town.pay(10_000 + first, 1000, CASH, WANG)
+    await town.make_root()
+    go_on = threading.Event()
+    made = town.context.proofs.statement
+
+    def slowly(*asked: Any) -> bytes:
+        go_on.wait(30)
+        return made(*asked)
+
+    monkeypatch.setattr(town.context.proofs, "statement", slowly)
+    path = f"/v1/accounts/{WANG}/statement-proof"
+    most = town.context.limits.large_proofs
+    asked = [asyncio.create_task(town.get(path)) for _ in range(most)]
+    try:
+        while town.context.metrics.large_proofs < most:
+            await asyncio.sleep(0.01)
+        assert (await town.get(path)).code == "too_many_requests"
+        assert (await town.get("/v1/audit/export", account=str(WANG))).code == "too_many_requests"
+        assert (await town.get(f"/v1/accounts/{LI}")).status == 200
+        town.auditor.accepts((await town.get(f"/v1/accounts/{LI}/proof")).raw)
+    finally:
+        go_on.set()
+        answers = await asyncio.gather(*asked)
+    assert {answer.status for answer in answers} == {200}
+    assert town.context.metrics.large_proofs == 0
+
+
+async def test_what_one_bundle_may_hold_counts_for_all_its_statements(
+    town: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.pay(700, 6, CASH, WANG)
+    await town.pay(800, 6, CASH, LI)
+    await town.make_root()
+    monkeypatch.setattr(prover, "STATEMENT_ENTRIES_MAX", 10)
+    for accounts, status in ((f"{WANG}", 200), (f"{LI}", 200), (f"{WANG},{LI}", 409)):
+        answer = await town.get("/v1/audit/export", account=accounts)
+        assert answer.status == status, answer.raw
+    assert answer.code == "proof_too_large"
