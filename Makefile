@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer and a C compiler:
-#   make demo     a bank's day over HTTP, a kill in the middle, and nothing is lost
+#   make demo     a bank's day over HTTP, audited offline, a kill in the middle, and nothing is lost
 #   make test     the tests
 # The environment is made in .venv by the first of them; a second run only builds what changed.
 
@@ -27,7 +27,7 @@ HAS_HEADERS := import os, sysconfig, sys; \
 
 .PHONY: help
 help:
-	@echo 'make demo       a bank day over HTTP, killed in the middle, checked'
+	@echo 'make demo       a bank day over HTTP, audited offline, killed in the middle, checked'
 	@echo 'make test       the tests (minutes)'
 	@echo 'make test-long  the long runs: kill loops, power loss, random requests (hours)'
 	@echo 'make bench      the bench suite; BENCH="engine --accounts 10000 ..." for one run'

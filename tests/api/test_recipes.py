@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from typing import Any
 import pytest
 
 from ledger.cli.process import ServerProcess
-from ledger.proof import signing
 from ledger.proof.notes import parse_note
-from ledger.storage import directory as data_directory
+from ledger.proof.policy import parse_policy
+from ledger.storage import directory
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "recipes.md"
 URL = "http://127.0.0.1:7447"
 BANK = "The bank"
 WANTED = {
@@ -68,7 +70,7 @@ async def execute(name: str, scope: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != BANK])
 async def test_recipe(name: str, tmp_path: Path) -> None:
-    data_directory.create(tmp_path / "data")
+    directory.create(tmp_path / "data")
     with ServerProcess(tmp_path / "data") as server:
         scope: dict[str, Any] = {"url": server.url}
         try:
@@ -94,40 +96,60 @@ def test_the_page_has_the_recipes_that_it_must_have() -> None:
     assert not [name for name in WANTED if name not in headings]
 
 
+def run(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """What a shell prints in a folder; its commands must succeed."""
+    commands = "".join(
+        f'{name}() {{ {sys.executable} {rest} "$@"; }}\n'
+        for name, rest in (("sanyuan", "-m ledger"), ("python", ""))
+    )
+    # The sanitizers of a debug build are for Python, not for curl.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        ["bash", "-euc", commands + script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**environment, "PYTHONPATH": str(ROOT), **more},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def served(command: str, folder: Path) -> ServerProcess:
+    """A command of the page that serves, on a port that the system chooses."""
+    words = shlex.split(re.sub(r" --port \d+", "", command))
+    at = words.index("serve") + 1
+    arguments = tuple(
+        option if option.startswith("--") else str(folder / option) for option in words[at + 1 :]
+    )
+    return ServerProcess(folder / words[at], words=tuple(words[:at]), arguments=arguments)
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_first_session_of_the_readme(tmp_path: Path) -> None:
     text = (PAGE.parent.parent / "README.md").read_text()
     session = text[text.index("## A first session") : text.index("## A tour")]
-    _, block, audit = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)
-    # The sanitizers of a debug build are for Python, not for curl.
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    data_directory.create(tmp_path / "data")
-    signing.create_key(tmp_path / "data/signing-key", name="bank.example/ledger", passphrase=None)
-    with ServerProcess(tmp_path / "data") as server:
-        script = block.replace(URL, server.url).replace("\ncurl", "\necho; curl")
-        done = subprocess.run(
-            ["bash", "-euc", script],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env=environment,
-        )
-        proven = subprocess.run(
-            ["bash", "-euc", f'sanyuan() {{ {sys.executable} -m ledger "$@"; }}\n{audit}'],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env={**os.environ, "SANYUAN_URL": server.url, "PYTHONPATH": str(PAGE.parents[1])},
-        )
-    assert done.returncode == 0, done.stderr
-    assert proven.returncode == 0, proven.stdout + proven.stderr
+    start, block, audit = re.findall(r"^```sh\n(.*?)^```$", session, re.S | re.M)
+    (tmp_path / "ledger").symlink_to(ROOT / "ledger")
+    before, witness_command, between, server_command, _ = re.split(
+        r"^sanyuan (.*) &$", start.replace(". .venv/bin/activate\n", ""), flags=re.M
+    )
+    run(before, tmp_path)
+    with served(witness_command, tmp_path) as witness:
+        run(between.replace("http://127.0.0.1:7448", witness.url), tmp_path)
+        with served(server_command, tmp_path) as server:
+            script = block.replace(URL, server.url).replace("\ncurl", "\necho; curl")
+            done = run(script, tmp_path)
+            proven = run(audit.replace(URL, server.url), tmp_path, SANYUAN_URL=server.url)
     assert "is in block 1 of the journal" in proven.stdout
+    assert "These 2 entries are all the entries of account 2" in proven.stdout
+    assert proven.stdout.count("1 of 1 witnesses cosigned; the quorum is met") == 2
     output, name, checkpoint = done.stdout.partition("bank.example/ledger\n")
     note = parse_note(name + checkpoint)
-    assert signing.read_policy(tmp_path / "data/signing-key").approve(note).checkpoint.size >= 1
+    policy = parse_policy((tmp_path / "policy.txt").read_bytes())
+    assert policy.approve(note).checkpoint.size >= 1
     answers = [json.loads(line) for line in output.splitlines() if line.strip()]
     statuses = [
         [result["status"] for result in answer["results"]]

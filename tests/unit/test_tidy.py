@@ -299,3 +299,19 @@ def test_nothing_committed_names_a_place_of_one_machine() -> None:
         if path.is_file():
             found = pattern.findall(path.read_text(errors="ignore"))
             assert not found, f"{name}: {found}"
+
+
+def test_the_page_on_architecture_lists_every_module() -> None:
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    rooms = page[page.index("## Rooms") : page.index("## Words")]
+    # `_core.pxd/.pyx` and `_books` name a compiled module, `store.py` the one file.
+    named = {word for code in re.findall(r"`([^`]+)`", rooms) for word in re.split("[ /]", code)}
+    compiled = {word.removesuffix(".pyx").removesuffix(".pxd") for word in named}
+    unlisted = [
+        name_of(path)
+        for path in sources(".py", ".pyx", ".pxd", ".h", ".html")
+        if not path.name.startswith("__")
+        and path.name not in named
+        and not (path.suffix in (".pyx", ".pxd") and path.stem in compiled)
+    ]
+    assert unlisted == []
