@@ -426,7 +426,7 @@ def test_a_statement_of_a_thousand_entries_takes_well_under_two_seconds(page: Pa
 
 
 def test_long_checks_tell_how_far_they_are_and_let_the_page_breathe(page: Page) -> None:
-    evidence = statement_of(1000)
+    evidence = statement_of(4000)
     shares, longest = page.run(
         f"""(async () => {{
             {BYTES}

@@ -154,6 +154,8 @@ def opened(path: Path) -> Iterator[Bank]:
     try:
         bank = Bank(store)
         yield bank
+        if bank.core.block_number >= 0:
+            store.snapshot_all(bank.core, bank.durable, bank.named_root)
         store.drain()
     finally:
         store.close()
