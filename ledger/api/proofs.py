@@ -7,6 +7,7 @@ waited for on the event loop, where waiting costs nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("sanyuan.api")
+
 WAIT_S: Final = 2
 """How long a proof waits for the checkpoint that covers it, unless the request says otherwise."""
 WAIT_MOST_S: Final = 60
@@ -55,6 +58,8 @@ LOOK_S: Final = 0.02
 LARGE_ENTRIES: Final = 5000
 """From so many entries on, an account's statement is a large proof."""
 LARGE_SAMPLE: Final = 200
+SEND_PIECE_S: Final = 60.0
+"""A client has so long to take a piece (1 MiB) of a package."""
 ACCOUNTS_MOST: Final = 100
 """Accounts that one export has statements of."""
 TILES_MOST: Final = 16
@@ -432,6 +437,7 @@ async def export(request: web.Request) -> web.StreamResponse:
         lambda: context.proofs.export(accounts, start, end, disclose),
         is_large=lambda: True,
     )
+    context.metrics.large_proofs += 1  # until it is sent: what was put aside takes room
     try:
         name = "all" if accounts is None else "-".join(map(str, accounts[:1]))
         response = web.StreamResponse(
@@ -443,14 +449,34 @@ async def export(request: web.Request) -> web.StreamResponse:
         )
         response.headers["X-Request-Id"] = request[REQUEST_ID]
         response.headers["Server"] = "sanyuan"
-        await response.prepare(request)
-        pieces = made.pieces()
-        while piece := await context.in_thread(lambda: next(pieces, b"")):
-            await response.write(piece)
-        await response.write_eof()
+        await _send(request, response, made.pieces())
         return response
     finally:
+        context.metrics.large_proofs -= 1
         made.close()
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, pieces: Iterator[bytes]
+) -> None:
+    """Send a body in pieces; break the connection when it cannot be sent, or nobody takes it."""
+    context = request.app[CONTEXT]
+    await response.prepare(request)
+    try:
+        while piece := await context.in_thread(lambda: next(pieces, b"")):
+            async with asyncio.timeout(SEND_PIECE_S):
+                await response.write(piece)
+        await response.write_eof()
+        return
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        _LOG.warning("request %s: nobody takes the package", request[REQUEST_ID])
+    except Exception:
+        # The status line is gone: only a broken connection tells the client that much is missing.
+        _LOG.exception("request %s: the package broke", request[REQUEST_ID])
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def state_roots(request: web.Request) -> web.StreamResponse:

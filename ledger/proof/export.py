@@ -206,7 +206,8 @@ class _File:
 
     def pieces(self) -> Iterator[bytes]:
         if isinstance(self.content, bytes):
-            yield self.content
+            for start in range(0, self.size, PIECE_BYTES):
+                yield self.content[start : start + PIECE_BYTES]
             return
         self.content.seek(0)
         while piece := self.content.read(PIECE_BYTES):

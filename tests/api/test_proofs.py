@@ -8,7 +8,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from ledger.api import proofs
 from ledger.config import Config
 from ledger.engine import Engine
-from ledger.proof import prover, signing
+from ledger.proof import export, prover, signing
 from ledger.proof.cosigners import Cosigners
 from ledger.proof.policy import parse_policy
 from ledger.proof.publisher import Publisher
@@ -748,3 +748,49 @@ async def test_what_one_bundle_may_hold_counts_for_all_its_statements(
         answer = await town.get("/v1/audit/export", account=accounts)
         assert answer.status == status, answer.raw
     assert answer.code == "proof_too_large"
+
+
+@pytest.mark.parametrize("how", ["nobody takes it", "it breaks", "the client goes"])
+async def test_a_package_that_is_not_taken_is_let_go(
+    town: Bank, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The connection breaks, so that nobody takes a part for the whole; its files are closed."""
+    await town.pay(700, 1, CASH, WANG)
+    await town.make_root()
+    closed = threading.Event()
+    made = town.context.proofs.export
+
+    def large(*asked: Any) -> export.Package:
+        package = made(*asked)
+        close, size = package.close, package.size
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(64):
+                yield bytes(1 << 20)
+            if how == "it breaks":
+                raise OSError("the disk is gone")
+
+        monkeypatch.setattr(package, "size", size + (128 << 20))
+        monkeypatch.setattr(package, "pieces", pieces)
+        monkeypatch.setattr(package, "close", lambda: (close(), closed.set()))
+        return package
+
+    monkeypatch.setattr(town.context.proofs, "export", large)
+    monkeypatch.setattr(proofs, "SEND_PIECE_S", 0.3)
+    host, port = town.server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /v1/audit/export?account={WANG} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    if how == "the client goes":
+        writer.transport.abort()
+    elif how == "it breaks":
+        body = await asyncio.wait_for(reader.read(), 20)  # up to the end of the connection
+        assert b"problem" not in body
+    for _ in range(500):
+        if closed.is_set() and not town.context.metrics.large_proofs:
+            break
+        await asyncio.sleep(0.02)
+    assert closed.is_set()
+    assert town.context.metrics.large_proofs == 0
+    writer.close()
+    assert (await town.get("/readyz")).status == 200
