@@ -315,3 +315,19 @@ def test_the_page_on_architecture_lists_every_module() -> None:
         and not (path.suffix in (".pyx", ".pxd") and path.stem in compiled)
     ]
     assert unlisted == []
+
+
+def test_the_page_on_http_lists_every_route() -> None:
+    page = (PACKAGE.parent / "docs/http.md").read_text()
+    routes = set(re.findall(r'"(/[\w{}./-]+)"', (PACKAGE / "api/routes.py").read_text()))
+    assert len(routes) > 20
+    # A second path in a row of the table may stand with … for what it shares with the first.
+    unlisted = [
+        route
+        for route in routes - {"/tile/{path}"}
+        if f"{route}`" not in page
+        and f"{route}?" not in page
+        and f"…/{route.rpartition('/')[2]}`" not in page
+    ]
+    assert unlisted == []
+    assert "`/tile/…`" in page
