@@ -39,6 +39,9 @@ makes one more step."""
 STEPS_MAX: Final = 4
 QUEUE_ROWS: Final = 1 << 18
 """Rows copied ahead of the hashing."""
+BACKLOG_ROWS: Final = 1 << 22
+"""With more rows (about 1 GB) of earlier days waiting, a day's end waits for the hashing: a
+calendar that is moved on faster than roots are made must not take all memory."""
 RETRY_FULL_S: Final = 1.0
 
 
@@ -157,6 +160,7 @@ class StateRoots:
         if day_ended:
             # The state of this moment is wanted, whatever is under way.
             self._copy_all(core)
+            self._wait_for_backlog()
             self._begin(core, [])
 
     def turn(self, core: Core) -> None:
@@ -253,6 +257,17 @@ class StateRoots:
         while self._copying is not None:
             self._copy(core)
 
+    def _wait_for_backlog(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._waiting_rows <= BACKLOG_ROWS
+                    or self._failed
+                    or self._disk_full
+                    or self._stopping
+                )
+            )
+
     # ---- on any thread ----
 
     def request(self) -> Future[int]:
@@ -347,6 +362,7 @@ class StateRoots:
                 self._waiting_rows -= len(rows)
                 if was_full and self._waiting_rows < QUEUE_ROWS:
                     self._wake()
+                self._changed.notify_all()
         if job.builder is None and not self._begin_building(job):
             return False
         started = time.perf_counter_ns()

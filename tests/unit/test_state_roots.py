@@ -286,6 +286,29 @@ def test_days_that_end_while_a_root_is_made_have_roots_of_their_own(
     assert check(bench.disk) == {first, *ends}
 
 
+def test_days_that_end_faster_than_roots_are_made_wait_before_memory_is_full(
+    make: Callable[..., RootBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, days = 3000, 6
+    monkeypatch.setattr(state_roots, "BACKLOG_ROWS", accounts + 1)
+    bench = make()
+    bench.open_accounts(1, accounts)
+    bench.engine.drain()
+    release = threading.Event()
+    bench.on_step = lambda step, when: step == "root" and release.wait(10)
+    requested = bench.engine.request_state_root()
+    ended = [bench.end_day() for _ in range(days)]
+    try:
+        eventually(lambda: bench.engine._roots._waiting_rows > accounts)
+        time.sleep(0.3)
+        assert bench.engine._roots._waiting_rows <= 2 * accounts
+    finally:
+        release.set()
+    ends = [future.result(10).position >> layout.INDEX_BITS for future in ended]
+    eventually(lambda: bench.kept() == sorted({requested.result(5), *ends}))
+    assert check(bench.disk) >= set(ends)
+
+
 def test_a_full_disk_holds_up_the_root_and_nothing_else(make: Callable[..., RootBench]) -> None:
     bench = make()
     bench.post("accounts", account(1), account(2))
