@@ -405,10 +405,13 @@ class Examination:
             self.fact(("first entry of block", record.first_block), record.first_entry)
             end = record.first_entry + record.entry_count
             self.fact(("first entry of block", record.last_block + 1), end)
+            self.fact(("date before block", record.last_block + 1), record.date)
             state = record.state
             if state is not None:
                 self.fact(("state root", state.block), state.root)
                 self.fact(("time and date of block", state.block), (state.time, state.date))
+                self.fact(("date before block", state.block), state.date_before)
+                self.fact(("date before block", state.block + 1), state.date)
         self.compare_neighbours()
         count = len(self.intervals)
         return Text(f"{count} interval records are in the log", f"{count} 条区间记录在日志中")
@@ -448,6 +451,7 @@ class Examination:
             self.fact(("first entry of block", block.number), block.first_entry)
             end = block.first_entry + block.entry_count
             self.fact(("first entry of block", block.number + 1), end)
+            self.fact(("date before block", block.number + 1), block.date)
             if block.number:
                 self.fact(("block hash", block.number - 1), block.previous_hash)
             if block.state_root != ZEROS:

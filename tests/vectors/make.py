@@ -1645,6 +1645,24 @@ def time_that_runs_backwards() -> Case:
     return lone(made(forger.ledger(), *fill))
 
 
+def with_another_date_before(record: str) -> str:
+    assert f" {MONDAY} {TUESDAY} " in record
+    return record.replace(f" {MONDAY} {TUESDAY} ", f" {FRIDAY} {TUESDAY} ")
+
+
+@refused("contradiction", "a state said to end another day than the block before it was of")
+def state_that_ends_another_day() -> Case:
+    forger = Forger(records={2: with_another_date_before})
+    return lone(forger.made(lambda b: b.add_account(ALICE, 3), lambda b: b.add_entry(12)))
+
+
+@refused("contradiction", "a state that ends one day in one record, and another in the next")
+def state_that_ends_two_days() -> Case:
+    ledger = Forger(records={3: with_another_date_before}).ledger()
+    fill = [lambda b: b.add_account(ALICE, 3), lambda b: b.add_entry(b.ledger.entry_count - 1)]
+    return lone(made(ledger, *fill))
+
+
 @refused("contradiction", "two state roots for one block, in two records")
 def two_roots_of_one_state() -> Case:
     def change(record: str) -> str:
