@@ -29,7 +29,7 @@ class Config:
     queue_events: int = _knob(262_144, "events", 8190, 1 << 24, "events that may wait for a block")
     blocks_in_flight: int = _knob(4, "blocks", 1, 64, "blocks decided ahead of the disk")
     block_entries: int = _knob(
-        layout.BLOCK_ENTRIES_MAX, "entries", 8190, layout.BLOCK_ENTRIES_MAX, "entries in one block"
+        16_384, "entries", 8190, layout.BLOCK_ENTRIES_MAX, "events after which a block is closed"
     )
     block_bytes: int = _knob(
         layout.BLOCK_BYTES_MAX, "B", MIB, 64 * MIB, "bytes of events in one block"

@@ -48,9 +48,6 @@ from ledger.storage.roots import KeptRoots
 DECIDE_AHEAD_EVENTS: Final = 1024
 """While the disk is busy, fewer waiting events than this wait for it: small blocks ahead would only
 add syncs."""
-BLOCK_TARGET_EVENTS: Final = 16_384
-"""A block is closed at so many events while the disk keeps up; each block in flight doubles it, up
-to the limit."""
 JOINED_EVENTS_MAX: Final = 1024
 """Requests smaller than this are resolved together, larger ones each alone and without a copy."""
 TICK_S: Final = 0.05
@@ -689,11 +686,10 @@ class Engine:
         requests: list[Request] = []
         events = size_bytes = 0
         with self._lock:
-            target = min(BLOCK_TARGET_EVENTS << len(self._in_flight), config.block_entries)
             while self._pool:
                 request = self._pool[0]
                 if requests and (
-                    events + request.count > target
+                    events + request.count > config.block_entries
                     or size_bytes + request.size_bytes > config.block_bytes
                 ):
                     break

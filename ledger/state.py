@@ -356,10 +356,10 @@ class State:
         results = np.zeros(len(array), layout.RESULT)
         if len(array) == 0:
             return results
-        if len(array) > self._config.block_entries:
+        if len(array) > layout.BLOCK_ENTRIES_MAX:
             raise RequestRefused(
                 "too_many_events",
-                f"{len(array)} events in one request; at most {self._config.block_entries}",
+                f"{len(array)} events in one request; at most {layout.BLOCK_ENTRIES_MAX}",
             )
         self._check_advances(timestamp_ns, len(array))
         core, store = self._core, self._store
