@@ -51,6 +51,8 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 BUNDLE_SIZE_MAX = 256 << 20
 BUNDLE_DEPTH_MAX = 8
+BUNDLE_PARTS_MAX = 1 << 22
+"""Commas and opening brackets: a value of two bytes takes a reader a hundred bytes of memory."""
 RECORD_SIZE_MAX = 1024
 NOTE_SIZE_MAX = 256 << 10
 NOTE_SIGNATURES_MAX = 100
@@ -2265,6 +2267,8 @@ def read_manifest(package: Package) -> tuple[dict[str, tuple[bytes, int]], str]:
 
 def parse_canonical(data: bytes, what: str) -> dict[str, Any]:
     """Parse canonical JSON: what is written in any other way than the one is refused."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > BUNDLE_PARTS_MAX:
+        refuse("too_large", f"{what} has more than {BUNDLE_PARTS_MAX} parts")
     try:
         text = data.decode()
         value, end = DECODER.raw_decode(text)

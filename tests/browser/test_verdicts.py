@@ -328,6 +328,7 @@ def test_hostile_files_give_one_line(page: Page) -> None:
         b"\xef\xbb\xbf{}\n",
         b"[" * 1_000_000,
         b'{"a":' * 200_000,
+        b'{"items":[' + b"[]," * (1 << 21) + b"[]]}\n",
         canonical({"items": deep}).encode(),
         b'{"a":1e999}\n',
         b'{"a":NaN}\n',

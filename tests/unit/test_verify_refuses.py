@@ -48,3 +48,11 @@ def test_a_changed_table_is_refused_with_its_line(change, line: int) -> None:
     report = verify.examine(verify.package_of_files(in_order(files)), policy)
     assert (report.verdict, report.code) == ("refused", "bad_csv")
     assert f"statement-1.csv, line {line}:" in (report.reason or "")
+
+
+def test_a_bundle_of_millions_of_small_parts_is_refused_before_it_is_parsed() -> None:
+    _, policy = small()
+    data = b'{"items":[' + b"[]," * (1 << 21) + b"[]]}\n"
+    report = verify.examine(verify.package_of_bytes(data), policy)
+    assert (report.verdict, report.code) == ("refused", "too_large")
+    assert report.reason == "bundle.json has more than 4194304 parts"
