@@ -90,7 +90,7 @@ lint: $(BUILT)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/cython-lint ledger/*.pyx ledger/*.pxd
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ledger/*.pyx ledger/*.pxd
 	@$(BIN)/python tools/generate.py --check
 
 # The same tests on modules with bounds checks and with address and undefined-behaviour sanitizers,

@@ -302,8 +302,10 @@ cdef class Books:
                 row = row_at(self.accounts, slot)
                 if (
                     not row.flags & ROW_ERASED
-                    and (is_zero(query.user_data_128)
-                     or equal(query.user_data_128, row.user_data_128))
+                    and (
+                        is_zero(query.user_data_128)
+                        or equal(query.user_data_128, row.user_data_128)
+                    )
                     and (query.user_data_64 == 0 or query.user_data_64 == row.user_data_64)
                     and (query.user_data_32 == 0 or query.user_data_32 == row.user_data_32)
                     and (query.ledger == 0 or query.ledger == row.ledger)
